@@ -1,0 +1,58 @@
+"""What the machine offers: cores, and threads of the linear algebra library."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import joblib
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use.
+
+    The least of CPU affinity, cgroup quota and `LOKY_MAX_CPU_COUNT` (as joblib reads them) and of
+    the threads that BLAS would use, which follow `OMP_NUM_THREADS`, joblib's share for each of its
+    workers, and threadpoolctl's limits.
+    """
+    blas_threads = [library["num_threads"] for library in _blas().info()]
+    return max(1, min([joblib.cpu_count(), *blas_threads]))
+
+
+class _SingleThreadedBLAS:
+    """Count the users, so that the last to leave restores what the first found."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_users = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._n_users == 0:
+                self._limit = _blas().limit(limits=1)
+            self._n_users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users == 0:
+                self._limit.restore_original_limits()
+
+
+_single_threaded = _SingleThreadedBLAS()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Hold BLAS at one thread: its own threads wait for each other longer than they compute."""
+    _single_threaded.enter()
+    try:
+        yield
+    finally:
+        _single_threaded.leave()

@@ -1,0 +1,677 @@
+"""`LeNetClassifier`: the scikit-learn contract. Parameters, validation, labels, attributes."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from math import ceil, nan, prod
+from typing import Any, Self
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from ._backend import available_cores
+from ._engine import SHARD_SIZE, Engine
+from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
+from ._network import Architecture, smallest_image
+from ._parameters import check_parameters, for_each
+from ._training import Data, History, Settings, make_optimizer, stratified_split, train
+
+_POOL_SIZE = 2
+
+
+class ImageShapeWarning(UserWarning):
+    """Rows of features were laid out as images by a guess."""
+
+
+def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
+    """Explain why `partial_fit` is missing, where it is."""
+    if estimator.early_stopping is True:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    if isinstance(estimator.class_weight, str):
+        raise ValueError(
+            "class_weight 'balanced' is not supported for partial_fit. To use 'balanced' weights, "
+            "compute them with sklearn.utils.compute_class_weight and pass them as a dict."
+        )
+    return True
+
+
+class LeNetClassifier(ClassifierMixin, BaseEstimator):
+    """LeNet-5 classifier of images.
+
+    A convolutional network in the manner of LeNet-5 [1]_: convolutions, each followed by an
+    activation and 2 x 2 pooling, then dense layers, then softmax; trained on the cross-entropy by
+    mini-batches. It takes rows of pixels (784 features are a 28 x 28 image) or arrays of images,
+    and scales them itself: pixels from 0 to 255 serve as well as those from 0 to 1.
+
+    Parameters
+    ----------
+    lr : float, default=0.005
+        Learning rate: the size of a step of the solver.
+    batch_size : int, default=64
+        Number of samples in a mini-batch. One that is larger than the training set takes all of it.
+    max_iter : int, default=20
+        Number of epochs, that is, passes over the training data, at most.
+    solver : {"sgd", "adam"}, default="sgd"
+        "sgd" is stochastic gradient descent with momentum, "adam" the method of Kingma and Ba [2]_.
+    momentum : float in [0, 1], default=0.9
+        Momentum of the solver "sgd".
+    nesterovs_momentum : bool, default=True
+        Whether "sgd" uses Nesterov's momentum.
+    lr_schedule : {"constant", "cosine"}, default="constant"
+        How the learning rate goes from epoch to epoch. "cosine" lowers it from `lr` towards 0
+        within `max_iter` epochs, along half a cosine wave. `partial_fit` always uses `lr`.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on weights, not biases. As in
+        :class:`~sklearn.neural_network.MLPClassifier`, the loss includes
+        ``alpha / 2 * sum(weights**2)``, divided by the mini-batch's sum of sample weights.
+    conv_channels : tuple of int, default=(6, 16)
+        Number of kernels of each convolution.
+    kernel_size : int or tuple of int, default=5
+        Side of the kernels; a tuple has one for each convolution, here and below.
+    stride : int or tuple of int, default=1
+        Pixels from one place of the kernel to the next.
+    padding : int or tuple of int, default=(2, 0)
+        Zeros added on all four sides of the convolution's input.
+    pooling : {"avg", "max"}, default="avg"
+        Whether each 2 x 2 window behind a convolution gives its mean or its maximum.
+    hidden_layer_sizes : tuple of int, default=(120, 84)
+        Number of units of each dense layer before the last.
+    activation : {"relu", "tanh", "sigmoid"}, default="relu"
+        Activation function behind every layer but the last.
+    image_shape : tuple (H, W) or (C, H, W), default=None
+        What flat rows of features are: images of height H and width W, of C channels one after the
+        other. None takes the shape of an array of images; for flat rows, a square grey image where
+        their length is a square, else the smallest nearly square one, with zeros at its end. Rows
+        that could be square colour images are refused.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Type of the network's numbers. "auto" is float64 for input of that type, else float32.
+    shuffle : bool, default=True
+        Whether to draw a new order of the samples in every epoch.
+    tol : float, default=1e-4
+        An epoch that does not better the training loss (with `early_stopping`, the validation
+        accuracy) by more than `tol` counts towards `n_iter_no_change`.
+    n_iter_no_change : int or np.inf, default=10
+        Training ends after so many epochs in a row without improvement.
+    early_stopping : bool, default=False
+        Whether to set a part of the training data aside, stop when the accuracy on it no longer
+        improves, and restore the weights that were best on it.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the training data that `early_stopping` sets aside, with the classes in proportion.
+    class_weight : dict or "balanced", default=None
+        Weights ``{label: weight}`` of the classes, by which sample weights are multiplied.
+        "balanced" is in inverse proportion to the classes' frequencies.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights, the solver's state and the random generator's state
+        that the last call left, rather than begins anew.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, the order of samples, and the validation set.
+    verbose : int, default=0
+        Whether to show a progress bar.
+    n_jobs : int, default=None
+        Number of threads. None and -1 are as many as the process has cores for: affinity, quotas,
+        `OMP_NUM_THREADS` and the share that joblib gives its workers are respected. The results are
+        the same to the bit for any number.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    n_features_in_ : int
+        Number of features (for images, of pixels times channels) seen during fit.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features, where `X` has names that are all strings.
+    image_shape_ : tuple (C, H, W)
+        Shape in which the features are read.
+    coefs_ : tuple of ndarrays
+        Weights: (channels out, channels in, `kernel_size`, `kernel_size`) of each convolution, then
+        (outputs, inputs) of each dense layer.
+    intercepts_ : tuple of ndarrays
+        Biases of each layer.
+    n_iter_ : int
+        Number of epochs of the last `fit` or `partial_fit`.
+    t_ : int
+        Number of training samples seen since the weights were drawn.
+    loss_ : float
+        Loss of the last epoch, averaged over its mini-batches.
+    best_loss_ : float or None
+        Least of `loss_curve_`; None with `early_stopping`.
+    loss_curve_ : list of float
+        Loss of each epoch since the weights were drawn.
+    validation_loss_curve_, validation_scores_ : list of float or None
+        Cross-entropy and accuracy on the validation set after each epoch; None without
+        `early_stopping`.
+    best_validation_score_ : float or None
+        Greatest of `validation_scores_`; None without `early_stopping`.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPClassifier : Dense layers only.
+
+    Notes
+    -----
+    Sample weights weigh the loss: a mini-batch's loss is the weighted mean of its samples'. Only
+    where one mini-batch holds all samples is a sample of weight 2 the same as that sample twice.
+
+    Six epochs by one `fit`, by two fits of three with `warm_start`, and by six calls of
+    `partial_fit` give the same weights to the bit, where `lr_schedule` is "constant" and `tol`
+    doesn't stop them; so they do with the estimator pickled in between.
+
+    References
+    ----------
+    .. [1] Y. LeCun, L. Bottou, Y. Bengio and P. Haffner. "Gradient-based learning applied to
+       document recognition". Proceedings of the IEEE 86(11), 1998.
+    .. [2] D. P. Kingma and J. Ba. "Adam: a method for stochastic optimization". ICLR 2015.
+
+    Examples
+    --------
+    >>> from sklearn_lenet import LeNetClassifier
+    >>> from sklearn_lenet.datasets import load_mnist_sample
+    >>> X, y = load_mnist_sample(return_X_y=True, subset="train")
+    >>> X_test, y_test = load_mnist_sample(return_X_y=True, subset="test")
+    >>> model = LeNetClassifier(lr=0.005, max_iter=5, random_state=0).fit(X, y)
+    >>> model.score(X_test, y_test) > 0.95
+    True
+    """
+
+    classes_: np.ndarray
+    image_shape_: tuple[int, int, int]
+    n_iter_: int
+    t_: int
+    loss_: float
+    best_loss_: float | None
+    loss_curve_: list[float]
+    validation_loss_curve_: list[float] | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    # Fitted state that no attribute shows: NumPy arrays and plain Python values only
+    _parameters: np.ndarray
+    _architecture: dict[str, Any]
+    _layout: dict[str, Any]
+    _optimizer: tuple[str, dict[str, Any]]
+    _generator: Mapping[str, Any]
+    _validation_seed: int
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.005,
+        batch_size: int = 64,
+        max_iter: int = 20,
+        solver: str = "sgd",
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        lr_schedule: str = "constant",
+        alpha: float = 0.0001,
+        conv_channels: tuple[int, ...] = (6, 16),
+        kernel_size: int | tuple[int, ...] = 5,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = (2, 0),
+        pooling: str = "avg",
+        hidden_layer_sizes: tuple[int, ...] = (120, 84),
+        activation: str = "relu",
+        image_shape: tuple[int, ...] | None = None,
+        dtype: str = "auto",
+        shuffle: bool = True,
+        tol: float = 1e-4,
+        n_iter_no_change: float = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict | str | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.lr = lr
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.solver = solver
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.lr_schedule = lr_schedule
+        self.alpha = alpha
+        self.conv_channels = conv_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.pooling = pooling
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.image_shape = image_shape
+        self.dtype = dtype
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as rows of pixels or as arrays, of any real type. It is not copied: integers
+            stay integers until a mini-batch is taken.
+        y : array-like of shape (n_samples,)
+            Labels, of any type.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples' losses, not negative; samples of weight 0 are left out.
+
+        Returns
+        -------
+        self : LeNetClassifier
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data aren't allowed, or the training diverges. The estimator then
+            is as it was before.
+
+        Warns
+        -----
+        UserWarning
+            If a keyboard interrupt ended the training early. The weights so far are kept.
+        """
+        with _restored_on_error(self):
+            check_parameters(self)
+            goes_on = self.warm_start and self.__sklearn_is_fitted__()
+            X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
+            rows = np.flatnonzero(weights)
+            classes = self.classes_ if goes_on else unique_labels(y[rows])
+            y = self._encode(y, classes, rows)
+            weights = weights * self._weights_of_classes(classes, y, weights)[y]
+            rows = np.flatnonzero(weights)  # a class's weight may be 0 as well
+            if goes_on:
+                self._check_same_network()
+            else:
+                self._initialize(X, rows, weights, classes)
+            return self._train(X, y, weights, rows, self.max_iter)
+
+    @available_if(_supports_partial_fit)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch, going on from the last call's state.
+
+        The first call draws the weights, and takes from its data the scale by which all input is
+        then divided.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
+        y : array-like of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that may ever come; the first call needs them.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples' losses, as for `fit`.
+
+        Returns
+        -------
+        self : LeNetClassifier
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; also if `classes` are missing or others than before, or if `y` has others.
+        AttributeError
+            With ``early_stopping=True`` or ``class_weight="balanced"``, which need all the data,
+            there is no `partial_fit`.
+        """
+        with _restored_on_error(self):
+            check_parameters(self)
+            goes_on = self.__sklearn_is_fitted__()
+            if classes is not None:
+                classes = unique_labels(classes)
+                if goes_on and not np.array_equal(classes, self.classes_):
+                    raise ValueError(
+                        f"`classes={classes!r}` is not the same as on last call to partial_fit, "
+                        f"was: {self.classes_!r}"
+                    )
+            elif goes_on:
+                classes = self.classes_
+            else:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
+            y = self._encode(y, classes, np.arange(len(y)))
+            weights = weights * self._weights_of_classes(classes, y, weights)[y]
+            rows = np.flatnonzero(weights)
+            if goes_on:
+                self._check_same_network()
+            else:
+                self._initialize(X, rows, weights, classes)
+            return self._train(X, y, weights, rows, n_epochs=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the labels of images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+        """
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        log_proba = self.predict_log_proba(X)
+        return np.exp(log_proba, out=log_proba)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithm of the probability of each class; it is always finite.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, _flatten(X, self.image_shape_), reset=False, **_CHECKS)
+        n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
+        with self._engine(self._parameters, n_workers) as engine:
+            return engine.predict_log_proba(X)
+
+    @property
+    def coefs_(self) -> tuple[np.ndarray, ...]:
+        """Weights of each layer."""
+        return self._views()[0]
+
+    @property
+    def intercepts_(self) -> tuple[np.ndarray, ...]:
+        """Biases of each layer."""
+        return self._views()[1]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_parameters")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _views(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        return Architecture(**self._architecture).views(self._parameters)
+
+    def _validate_training_data(
+        self, X: Any, y: Any, sample_weight: Any, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
+        given = X
+        X = _flatten(X, None if reset else self.image_shape_)
+        X, y = validate_data(self, X, y, reset=reset, multi_output=True, **_CHECKS)
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if sample_weight is None:
+            weights = np.ones(len(X))
+        else:
+            weights = check_array(
+                sample_weight,
+                ensure_2d=False,
+                dtype=np.float64,
+                ensure_non_negative=True,
+                input_name="sample_weight",
+            )
+            if weights.ndim != 1:
+                raise ValueError(
+                    f"Sample weights must be a 1D array, got a {weights.ndim}D array. "
+                    f"Expected shape ({len(X)},)."
+                )
+            check_consistent_length(X, weights)
+            if not weights.any():
+                raise ValueError("Sample weights must contain at least one non-zero number.")
+        if reset:
+            self.image_shape_ = self._resolve_image_shape(given, X.shape[1])
+        return X, y, weights
+
+    def _resolve_image_shape(self, X: Any, n_features: int) -> tuple[int, int, int]:
+        """Find what shape of image a row of features has."""
+        array_shape = _image_shape_of(X)
+        if self.image_shape is not None:
+            C, H, W = (1, *self.image_shape)[-3:]
+            if n_features != C * H * W or (array_shape and array_shape != (C, H, W)):
+                came = f"images of shape {array_shape}" if array_shape else f"{n_features} features"
+                raise ValueError(
+                    f"image_shape={self.image_shape!r} is {C * H * W} features, as {C} x {H} x {W} "
+                    f"pixels, but X has {came}."
+                )
+            return C, H, W
+        if array_shape:
+            return array_shape
+        if is_square_colour(n_features):
+            side = int((n_features // 3) ** 0.5)
+            raise ValueError(
+                f"X has {n_features} features, which may be {side} x {side} images of 3 channels: "
+                f"pass image_shape=(3, {side}, {side}), or the (H, W) of grey images."
+            )
+        shape = infer_image_shape(n_features)
+        if prod(shape) != n_features and n_features > 64:
+            warnings.warn(
+                f"X has {n_features} features, which are no square image: they are read as "
+                f"{shape[1]} x {shape[2]} pixels with zeros at the end. Pass image_shape=(H, W).",
+                ImageShapeWarning,
+                stacklevel=4,
+            )
+        return shape
+
+    @staticmethod
+    def _encode(y: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Turn the rows' labels into their places in `classes`; other rows' places are 0."""
+        unseen = np.setdiff1d(y[rows], classes)
+        if len(unseen):
+            raise ValueError(f"y contains labels that are not in classes={classes!r}: {unseen!r}")
+        codes = np.zeros(len(y), np.intp)
+        codes[rows] = np.searchsorted(classes, y[rows])
+        return codes
+
+    def _weights_of_classes(
+        self, classes: np.ndarray, y: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Compute the classes' weights; they multiply the samples'."""
+        return compute_class_weight(
+            self.class_weight, classes=classes, y=classes[y], sample_weight=weights
+        )
+
+    def _initialize(
+        self, X: np.ndarray, rows: np.ndarray, weights: np.ndarray, classes: np.ndarray
+    ) -> None:
+        """Set all that the first call determines: classes, layout, architecture, weights."""
+        self.classes_ = classes
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "float64" if X.dtype == np.float64 else "float32"
+        design = self._design()
+        kernel_size, stride, padding = design["kernel_size"], design["stride"], design["padding"]
+        shortest = min(self.image_shape_[1:])
+        if kernel_size[0] > shortest + 2 * padding[0]:
+            raise ValueError(
+                f"kernel_size={self.kernel_size!r} is larger than the padded images: they are "
+                f"{self.image_shape_[1]} x {self.image_shape_[2]} pixels, with padding "
+                f"{padding[0]} on each side. Choose a kernel_size of at most "
+                f"{shortest + 2 * padding[0]}, or a larger padding."
+            )
+        layout = ImageLayout.fitting(
+            self.image_shape_,
+            X.shape[1],
+            smallest_image(kernel_size, stride, padding, _POOL_SIZE),
+            prod(stride) * _POOL_SIZE ** len(stride),
+            *weighted_mean_and_scale(X, weights, rows),
+        )
+        architecture = Architecture(
+            image_shape=layout.canvas_shape,
+            pool_size=_POOL_SIZE,
+            n_classes=len(classes),
+            **design,
+        )
+        seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=2)
+        generator = np.random.default_rng(int(seeds[0]))
+        self._validation_seed = int(seeds[1])
+        self._layout, self._architecture = asdict(layout), asdict(architecture)
+        self._parameters = architecture.initial_parameters(generator, dtype)
+        self._generator = generator.bit_generator.state
+        self._optimizer = "", {}
+        self.t_ = 0
+        self.loss_curve_ = []
+        self.validation_loss_curve_ = self.validation_scores_ = None
+
+    def _design(self) -> dict[str, Any]:
+        """Give the parameters that shape the network, as `Architecture` wants them."""
+        n_convolutions = len(self.conv_channels)
+        return {
+            "conv_channels": tuple(map(int, self.conv_channels)),
+            "kernel_size": for_each(self.kernel_size, n_convolutions),
+            "stride": for_each(self.stride, n_convolutions),
+            "padding": for_each(self.padding, n_convolutions),
+            "pooling": self.pooling,
+            "hidden_layer_sizes": tuple(map(int, self.hidden_layer_sizes)),
+            "activation": self.activation,
+        }
+
+    def _check_same_network(self) -> None:
+        """Refuse to go on training where a parameter asks for another network."""
+        for name, value in self._design().items():
+            if value != self._architecture[name]:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not what the network was fitted with, "
+                    f"{self._architecture[name]!r}. Neither warm_start=True nor partial_fit can "
+                    "change it: use fit with warm_start=False."
+                )
+
+    def _train(
+        self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray, n_epochs: int
+    ) -> Self:
+        """Run epochs on copies of the fitted state, then take them for the new one."""
+        settings = Settings(
+            lr=float(self.lr),
+            lr_schedule=self.lr_schedule,
+            batch_size=int(self.batch_size),
+            max_iter=int(n_epochs),
+            alpha=float(self.alpha),
+            shuffle=self.shuffle,
+            tol=float(self.tol),
+            n_iter_no_change=self.n_iter_no_change,
+            early_stopping=self.early_stopping,
+            verbose=self.verbose,
+        )
+        validation_rows = rows[:0]
+        if self.early_stopping:
+            rows, validation_rows = stratified_split(
+                X, y, weights, rows, self.validation_fraction, self._validation_seed
+            )
+        data = Data(X, y, weights, rows, validation_rows)
+        history = History(
+            list(self.loss_curve_),
+            list(self.validation_loss_curve_ or []),
+            list(self.validation_scores_ or []),
+        )
+        generator = np.random.default_rng()
+        generator.bit_generator.state = self._generator
+        parameters = self._parameters.copy()
+        optimizer = make_optimizer(
+            np, self.solver, parameters, float(self.momentum), self.nesterovs_momentum
+        )
+        solver, state = self._optimizer
+        if solver == self.solver:
+            optimizer.load(state)
+        with self._engine(parameters, self._n_workers()) as engine:
+            n_iter = train(engine, optimizer, generator, data, settings, history)
+
+        self._parameters = parameters
+        self._optimizer = self.solver, optimizer.state
+        self._generator = generator.bit_generator.state
+        self.n_iter_ = n_iter
+        self.t_ += n_iter * len(data.rows)
+        self.loss_curve_ = history.loss_curve
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else nan
+        if self.early_stopping:
+            self.validation_loss_curve_ = history.validation_loss_curve
+            self.validation_scores_ = history.validation_scores
+            self.best_validation_score_ = max(history.validation_scores, default=nan)
+            self.best_loss_ = None
+        else:
+            self.validation_loss_curve_ = self.validation_scores_ = None
+            self.best_validation_score_ = None
+            self.best_loss_ = min(self.loss_curve_, default=nan)
+        return self
+
+    def _engine(self, parameters: np.ndarray, n_workers: int) -> Engine:
+        return Engine(
+            Architecture(**self._architecture), ImageLayout(**self._layout), parameters, n_workers
+        )
+
+    def _n_workers(self) -> int:
+        if self.n_jobs is None or self.n_jobs == -1:
+            return available_cores()
+        return int(joblib.effective_n_jobs(self.n_jobs)) if self.n_jobs < 0 else int(self.n_jobs)
+
+
+# Pixels keep their type; lists of numbers become floats
+_CHECKS: dict[str, Any] = {"dtype": "numeric"}
+
+
+def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
+    """Give the shape (C, H, W) of an array of images; None for anything else."""
+    shape = getattr(X, "shape", ())
+    if len(shape) not in (3, 4) or 0 in shape[1:]:
+        return None
+    C, H, W = (1, *map(int, shape[1:]))[-3:]
+    return C, H, W
+
+
+def _flatten(X: Any, image_shape: tuple[int, int, int] | None) -> Any:
+    """Turn an array of images (of `image_shape`, if given) into rows; leave anything else."""
+    array_shape = _image_shape_of(X)
+    if array_shape is None:
+        return X
+    if image_shape is not None and array_shape != image_shape:
+        raise ValueError(
+            f"X has images of shape {array_shape} (channels, height, width), but LeNetClassifier "
+            f"was fitted with {image_shape}."
+        )
+    return np.asarray(X).reshape(len(X), -1)
+
+
+@contextmanager
+def _restored_on_error(estimator: Any) -> Iterator[None]:
+    """Give an estimator's attributes back, as they were, where the block raises."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

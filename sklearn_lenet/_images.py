@@ -1,0 +1,152 @@
+"""From rows of features to the images that the network reads."""
+
+from dataclasses import dataclass
+from math import ceil, isqrt
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def row_chunks(rows: Any) -> list[Any]:
+    """Cut row numbers into chunks whose features, as float64, take a few megabytes."""
+    return [rows[begin : begin + 1024] for begin in range(0, len(rows), 1024)]
+
+
+def infer_image_shape(n_features: int) -> tuple[int, int, int]:
+    """Guess the images' shape (C, H, W) from the length of a flat row.
+
+    Square grey images where `n_features` is a square; otherwise the smallest nearly square image,
+    filled row by row, with zeros behind the last feature.
+
+    Parameters
+    ----------
+    n_features : int
+        At least 1.
+
+    Returns
+    -------
+    image_shape : tuple (1, H, W)
+    """
+    side = isqrt(n_features - 1) + 1  # the square root, rounded up
+    return 1, side, ceil(n_features / side)
+
+
+def is_square_colour(n_features: int) -> bool:
+    """Tell whether a flat row could be a square image of three channels, 8 x 8 or larger."""
+    side = isqrt(n_features // 3)
+    return side >= 8 and 3 * side * side == n_features and isqrt(n_features) ** 2 != n_features
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """How a row of features becomes an image for the network.
+
+    Features are scaled, laid out row by row, channel by channel, each pixel repeated `zoom` times
+    along both axes, and set in the middle of a canvas of zeros.
+
+    Attributes
+    ----------
+    image_shape : tuple (C, H, W)
+    n_features : int
+        At most C * H * W; missing cells are zero.
+    zoom : int
+    canvas_shape : tuple (C, height, width)
+    mean, scale : float
+        A feature x enters the network as (x - mean) * scale.
+    """
+
+    image_shape: tuple[int, int, int]
+    n_features: int
+    zoom: int
+    canvas_shape: tuple[int, int, int]
+    mean: float
+    scale: float
+
+    @classmethod
+    def fitting(
+        cls,
+        image_shape: tuple[int, int, int],
+        n_features: int,
+        smallest: int,
+        multiple: int,
+        mean: float,
+        scale: float,
+    ) -> "ImageLayout":
+        """Lay images out for a network that reads sides of `smallest` pixels or more.
+
+        Smaller images are enlarged by a whole factor, and their canvas to a multiple of `multiple`,
+        so that pooling loses none of their pixels.
+        """
+        C, H, W = image_shape
+        zoom = max(1, ceil(smallest / min(H, W)))
+        height, width = H * zoom, W * zoom
+        if zoom > 1:
+            height, width = ceil(height / multiple) * multiple, ceil(width / multiple) * multiple
+        return cls(image_shape, n_features, zoom, (C, height, width), mean, scale)
+
+
+class ImageLoader:
+    """Write rows of features into a network's images.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    layout : ImageLayout
+    images : array of shape (C, height, width, N)
+        The network's input, written by `load`.
+    """
+
+    def __init__(self, xp: ModuleType, layout: ImageLayout, images: Any) -> None:
+        C, H, W = layout.image_shape
+        zoom, N = layout.zoom, images.shape[-1]
+        self.xp, self.layout = xp, layout
+        images.fill(0)
+        top = (images.shape[1] - H * zoom) // 2
+        left = (images.shape[2] - W * zoom) // 2
+        middle = images[:, top : top + H * zoom, left : left + W * zoom]
+        # an axis of its own for the repeated rows and columns: (C, H, zoom, W, zoom, N)
+        c, y, x, n = middle.strides
+        self._pixels = xp.lib.stride_tricks.as_strided(
+            middle, (C, H, zoom, W, zoom, N), (c, zoom * y, y, zoom * x, x, n)
+        )
+        self._scaled = xp.zeros((N, C * H * W), images.dtype)
+        self._features = self._scaled[:, : layout.n_features]
+        self._source = self._scaled.reshape(N, C, H, 1, W, 1).transpose(1, 2, 3, 4, 5, 0)
+
+    def load(self, rows: Any) -> None:
+        """Scale rows of shape (N, n_features) and write them into the images."""
+        xp = self.xp
+        # wide types lose digits if they are converted before the mean is taken off
+        dtype = xp.result_type(rows.dtype, self._features.dtype)
+        xp.subtract(rows, self.layout.mean, out=self._features, dtype=dtype, casting="same_kind")
+        xp.multiply(self._features, self.layout.scale, out=self._features)
+        xp.copyto(self._pixels, self._source)
+
+
+def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, float]:
+    """Compute the mean of all features, and 1 / their standard deviation.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+    weights : array of shape (n_samples,)
+    rows : integer array of shape (n_rows,)
+        Rows of `X` to take.
+
+    Returns
+    -------
+    mean, scale : float
+        The scale of constant features is 1.
+    """
+    # Two passes over chunks in float64: exact for pixels, and safe for features far from zero
+    total = weights[rows].sum() * X.shape[1]
+    mean = variance = 0.0
+    for chunk in row_chunks(rows):
+        mean += weights[chunk] @ X[chunk].sum(axis=1, dtype=np.float64) / total
+    for chunk in row_chunks(rows):
+        variance += weights[chunk] @ np.square(X[chunk] - np.float64(mean)).sum(axis=1) / total
+    # differences of equal float features leave rounding errors, not a spread
+    is_constant = variance <= (10 * np.finfo(np.float64).eps * mean) ** 2
+    return float(mean), 1.0 if is_constant else float(variance**-0.5)

@@ -1,0 +1,248 @@
+"""LeNet: its sizes, its parameters in one flat vector, and its layers on one set of buffers."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod, sqrt
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ._layers import SMALL_PRODUCT, BlockedImages, ConvPool, ConvPoolShape, Dense
+
+# Glorot and Bengio (2010) for tanh; He et al. (2015) for ReLU, which halves the variance; the
+# sigmoid is a tanh of half the slope and half the height.
+_GAINS = {"relu": sqrt(2), "tanh": 1.0, "sigmoid": 4.0}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network's parameters mean.
+
+    Attributes
+    ----------
+    image_shape : tuple (C, H, W)
+        Of the images that the first convolution reads.
+    conv_channels, kernel_size, stride, padding : tuples of int, one for each convolution
+    pooling : {"avg", "max"}
+    pool_size : int
+        Side of the pooling windows behind each convolution.
+    hidden_layer_sizes : tuple of int
+        Outputs of the dense layers before the last.
+    activation : {"relu", "tanh", "sigmoid"}
+    n_classes : int
+    """
+
+    image_shape: tuple[int, int, int]
+    conv_channels: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    pooling: str
+    pool_size: int
+    hidden_layer_sizes: tuple[int, ...]
+    activation: str
+    n_classes: int
+
+    def convolutions(self) -> list[ConvPoolShape]:
+        """Sizes of the convolutions, in order."""
+        shapes: list[ConvPoolShape] = []
+        channels, height, width = self.image_shape
+        for out_channels, kernel_size, stride, padding in zip(
+            self.conv_channels, self.kernel_size, self.stride, self.padding, strict=True
+        ):
+            shape = ConvPoolShape(
+                in_channels=channels,
+                height=height,
+                width=width,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=padding,
+                pool_size=self.pool_size,
+            )
+            shapes.append(shape)
+            channels, height, width = out_channels, shape.out_height, shape.out_width
+        return shapes
+
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the layers' weights, outputs first; the biases have the first axis' length."""
+        convolutions = self.convolutions()
+        shapes: list[tuple[int, ...]] = [
+            (shape.out_channels, shape.in_channels, shape.kernel_size, shape.kernel_size)
+            for shape in convolutions
+        ]
+        last = convolutions[-1]
+        sizes = [
+            last.out_channels * last.out_height * last.out_width,
+            *self.hidden_layer_sizes,
+            self.n_classes,
+        ]
+        return shapes + [(n_outputs, n_inputs) for n_inputs, n_outputs in pairwise(sizes)]
+
+    @property
+    def n_weights(self) -> int:
+        """Number of parameters that are not biases: they come first in the flat vector."""
+        return sum(prod(shape) for shape in self.weight_shapes())
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the flat vector of parameters."""
+        return self.n_weights + sum(shape[0] for shape in self.weight_shapes())
+
+    def views(self, vector: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """View a flat vector as the layers' weights and biases.
+
+        Parameters
+        ----------
+        vector : array of shape (n_parameters,)
+            All weights, then all biases, so that the L2 penalty applies to one slice.
+
+        Returns
+        -------
+        weights, biases : tuples of arrays
+            Views into `vector`.
+        """
+        weights, biases = [], []
+        begin, bias_begin = 0, self.n_weights
+        for shape in self.weight_shapes():
+            end, bias_end = begin + prod(shape), bias_begin + shape[0]
+            weights.append(vector[begin:end].reshape(shape))
+            biases.append(vector[bias_begin:bias_end])
+            begin, bias_begin = end, bias_end
+        return tuple(weights), tuple(biases)
+
+    def initial_parameters(self, generator: np.random.Generator, dtype: Any) -> np.ndarray:
+        """Draw weights uniformly in +-gain * sqrt(6 / (fan_in + fan_out)); biases are zero."""
+        parameters = np.zeros(self.n_parameters, dtype)
+        for weight in self.views(parameters)[0]:
+            area = prod(weight.shape[2:])
+            fan_out, fan_in = weight.shape[0] * area, weight.shape[1] * area
+            bound = _GAINS[self.activation] * sqrt(6 / (fan_in + fan_out))
+            weight[...] = generator.uniform(-bound, bound, weight.shape)
+        return parameters
+
+
+def smallest_image(kernel_size: Any, stride: Any, padding: Any, pool_size: int) -> int:
+    """Side of the smallest image from which every convolution still puts out a pixel."""
+    side = 1
+    for k, s, p in reversed(list(zip(kernel_size, stride, padding, strict=True))):
+        side = max((side * pool_size - 1) * s + k - 2 * p, 1)
+    return side
+
+
+class Network:
+    """The layers of one architecture, bound to parameters and to buffers for N samples.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    architecture : Architecture
+    parameters : array of shape (n_parameters,)
+    gradient : array of shape (n_parameters,) or None
+        Filled by `backward`; None makes a network that can only predict.
+    n_samples : int
+        N.
+
+    Attributes
+    ----------
+    images : array of shape (C, H, W, N)
+        To be filled before `forward`.
+    logits : array of shape (n_classes, N)
+        Filled by `forward`; `backward` wants the gradient with respect to them in their place.
+    layers : list of ConvPool and Dense
+    """
+
+    def __init__(
+        self,
+        xp: ModuleType,
+        architecture: Architecture,
+        parameters: Any,
+        gradient: Any,
+        n_samples: int,
+    ) -> None:
+        dtype, trains = parameters.dtype, gradient is not None
+        weights, biases = architecture.views(parameters)
+        shapes = architecture.convolutions()
+        n_layers = len(weights)
+        weight_grads, bias_grads = (
+            architecture.views(gradient) if trains else ((None,) * n_layers,) * 2
+        )
+
+        def new_images(shape: ConvPoolShape, block_size: int, rows_outside: bool) -> BlockedImages:
+            return BlockedImages(xp, shape, block_size, n_samples, dtype, rows_outside)
+
+        self.layers: list[ConvPool | Dense] = []
+        # Only gradients are added up in runs, and nobody wants that of the first layer's input
+        images, images_grad = new_images(shapes[0], 1, False), None
+        self.images = images.interior[:, 0, 0]
+        for i, shape in enumerate(shapes):
+            following = shapes[i + 1] if i + 1 < len(shapes) else None
+            block_size = following.block_size if following else 1
+            n_products = shape.pool_size**2 * shape.out_channels * shape.in_channels
+            row_size = shape.out_width // block_size * n_samples
+            rows_apart = following is not None and (
+                n_products * shape.patch_size**2 * row_size <= SMALL_PRODUCT
+            )
+            if following:
+                out_images = new_images(following, block_size, rows_apart)
+                out_images_grad = new_images(following, block_size, rows_apart)
+                output = out_images.interior
+                output_grad = out_images_grad.interior
+            else:  # flatten: these are the dense layers' input, seen as images
+                sizes = (shape.out_channels, 1, 1, shape.out_height, shape.out_width, n_samples)
+                output, output_grad = xp.empty(sizes, dtype), xp.empty(sizes, dtype)
+            self.layers.append(
+                ConvPool(
+                    xp,
+                    shape,
+                    architecture.pooling,
+                    architecture.activation,
+                    weights[i],
+                    biases[i],
+                    weight_grads[i],
+                    bias_grads[i],
+                    images,
+                    images_grad,
+                    output,
+                    output_grad,
+                    rows_apart,
+                )
+            )
+            if following:
+                images, images_grad = out_images, out_images_grad
+
+        vector = output.reshape(-1, n_samples)
+        vector_grad = output_grad.reshape(-1, n_samples)
+        for i in range(len(shapes), n_layers):
+            is_last = i == n_layers - 1
+            output = xp.empty((len(biases[i]), n_samples), dtype)
+            # the loss leaves its gradient in place of the logits
+            output_grad = output if is_last else xp.empty_like(output)
+            self.layers.append(
+                Dense(
+                    xp,
+                    None if is_last else architecture.activation,
+                    weights[i],
+                    biases[i],
+                    weight_grads[i],
+                    bias_grads[i],
+                    vector,
+                    vector_grad,
+                    output,
+                    output_grad,
+                )
+            )
+            vector, vector_grad = output, output_grad
+        self.logits = vector
+
+    def forward(self) -> None:
+        """Fill `logits`."""
+        for layer in self.layers:
+            layer.forward()
+
+    def backward(self) -> None:
+        """Fill the gradient vector."""
+        for layer in reversed(self.layers):
+            layer.backward()
