@@ -26,7 +26,7 @@ from ._engine import SHARD_SIZE, Engine
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
 from ._parameters import check_parameters, for_each
-from ._training import Data, History, Settings, make_optimizer, stratified_split, train
+from ._training import Data, Settings, make_optimizer, stratified_split, train
 
 _POOL_SIZE = 2
 
@@ -593,11 +593,6 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 X, y, weights, rows, self.validation_fraction, self._validation_seed
             )
         data = Data(X, y, weights, rows, validation_rows)
-        history = History(
-            list(self.loss_curve_),
-            list(self.validation_loss_curve_ or []),
-            list(self.validation_scores_ or []),
-        )
         generator = np.random.default_rng()
         generator.bit_generator.state = self._generator
         parameters = self._parameters.copy()
@@ -608,19 +603,21 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if solver == self.solver:
             optimizer.load(state)
         with self._engine(parameters, self._n_workers()) as engine:
-            n_iter = train(engine, optimizer, generator, data, settings, history)
+            epochs = train(engine, optimizer, generator, data, settings)
 
         self._parameters = parameters
         self._optimizer = self.solver, optimizer.state
         self._generator = generator.bit_generator.state
-        self.n_iter_ = n_iter
-        self.t_ += n_iter * len(data.rows)
-        self.loss_curve_ = history.loss_curve
+        self.n_iter_ = len(epochs)
+        self.t_ += self.n_iter_ * len(rows)
+        self.loss_curve_ = self.loss_curve_ + [epoch.loss for epoch in epochs]
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else nan
         if self.early_stopping:
-            self.validation_loss_curve_ = history.validation_loss_curve
-            self.validation_scores_ = history.validation_scores
-            self.best_validation_score_ = max(history.validation_scores, default=nan)
+            losses = [epoch.validation_loss for epoch in epochs]
+            scores = [epoch.validation_score for epoch in epochs]
+            self.validation_loss_curve_ = (self.validation_loss_curve_ or []) + losses
+            self.validation_scores_ = (self.validation_scores_ or []) + scores
+            self.best_validation_score_ = max(self.validation_scores_, default=nan)
             self.best_loss_ = None
         else:
             self.validation_loss_curve_ = self.validation_scores_ = None

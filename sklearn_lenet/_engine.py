@@ -76,8 +76,7 @@ class Workers:
         worker: int, work: Callable[[int, int], None], tasks: list[int]
     ) -> Exception | None:
         try:
-            # A diverging fit is reported by its loss, once, not by a warning of each operation
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"):  # as in `train`: each thread has its own setting
                 while tasks:
                     try:
                         task = tasks.pop()

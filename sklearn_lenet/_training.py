@@ -3,9 +3,9 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import cos, inf, isfinite, pi
-from typing import Any
+from dataclasses import dataclass
+from math import cos, inf, isfinite, nan, pi
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import murmurhash3_32
@@ -51,13 +51,12 @@ class Data:
     validation_rows: np.ndarray
 
 
-@dataclass
-class History:
-    """One entry an epoch; the validation's only with early stopping."""
+class Epoch(NamedTuple):
+    """Results of one epoch; those on the validation rows are NaN without early stopping."""
 
-    loss_curve: list[float] = field(default_factory=list)
-    validation_loss_curve: list[float] = field(default_factory=list)
-    validation_scores: list[float] = field(default_factory=list)
+    loss: float
+    validation_loss: float
+    validation_score: float
 
 
 def stratified_split(
@@ -134,8 +133,7 @@ def train(
     generator: np.random.Generator,
     data: Data,
     settings: Settings,
-    history: History,
-) -> int:
+) -> list[Epoch]:
     """Train for at most `max_iter` epochs; a keyboard interrupt ends it early, with a warning.
 
     Parameters
@@ -147,64 +145,69 @@ def train(
         Draws the order of the samples.
     data : Data
     settings : Settings
-    history : History
-        Added to.
 
     Returns
     -------
-    n_iter : int
-        Number of epochs run to their end.
+    epochs : list of Epoch
+        Those run to their end.
 
     Raises
     ------
     ValueError
         If the loss becomes infinite or NaN.
     """
-    best, best_parameters, n_without_improvement, n_iter = -inf, None, 0, 0
+    epochs: list[Epoch] = []
+    best, best_parameters, n_without_improvement = -inf, None, 0
     try:
-        with _progress(settings) as show:
-            for epoch in range(settings.max_iter):
-                order = generator.permutation(data.rows) if settings.shuffle else data.rows
-                loss = engine.train_epoch(
-                    data.X,
-                    data.y,
-                    data.weights,
-                    order,
-                    settings.batch_size,
-                    optimizer,
-                    learning_rate(settings, epoch),
-                    settings.alpha,
-                )
-                if not isfinite(loss):
-                    raise ValueError(
-                        f"The loss became {loss} in epoch {epoch + 1}. The training diverged: "
-                        f"choose an 'lr' smaller than {settings.lr}, or check the input for "
-                        "features of extreme values."
-                    )
-                history.loss_curve.append(loss)
-                quality, results = -loss, {"loss": loss}
-                if settings.early_stopping:
-                    validation_loss, quality = _validate(engine, data)
-                    history.validation_loss_curve.append(validation_loss)
-                    history.validation_scores.append(quality)
-                    results |= {"val_loss": validation_loss, "val_score": quality}
-                n_iter += 1
-                show(results)
-
-                n_without_improvement = (
-                    0 if quality > best + settings.tol else n_without_improvement + 1
-                )
+        # A fit that diverges is told by its loss, once, not by a warning of every operation
+        with np.errstate(all="ignore"), _progress(settings) as show:
+            for number in range(settings.max_iter):
+                epoch = _run_epoch(engine, optimizer, generator, data, settings, number)
+                quality = epoch.validation_score if settings.early_stopping else -epoch.loss
+                n_without_improvement += 1
+                if quality > best + settings.tol:
+                    n_without_improvement = 0
                 if quality > best:
                     best = quality
                     if settings.early_stopping:
                         best_parameters = engine.parameters.copy()
+                epochs.append(epoch)
+                show(epoch)
                 if n_without_improvement >= settings.n_iter_no_change:
                     break
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
     if best_parameters is not None:
         engine.parameters[...] = best_parameters
-    return n_iter
+    return epochs
+
+
+def _run_epoch(
+    engine: Engine,
+    optimizer: SGD | Adam,
+    generator: np.random.Generator,
+    data: Data,
+    settings: Settings,
+    number: int,
+) -> Epoch:
+    """Train for one epoch, then validate."""
+    order = generator.permutation(data.rows) if settings.shuffle else data.rows
+    loss = engine.train_epoch(
+        data.X,
+        data.y,
+        data.weights,
+        order,
+        settings.batch_size,
+        optimizer,
+        learning_rate(settings, number),
+        settings.alpha,
+    )
+    if not isfinite(loss):
+        raise ValueError(
+            f"The loss became {loss} in epoch {number + 1}. The training diverged: choose an 'lr' "
+            f"smaller than {settings.lr}, or check the input for features of extreme values."
+        )
+    return Epoch(loss, *(_validate(engine, data) if settings.early_stopping else (nan, nan)))
 
 
 def _validate(engine: Engine, data: Data) -> tuple[float, float]:
@@ -220,13 +223,16 @@ def _validate(engine: Engine, data: Data) -> tuple[float, float]:
 def _progress(settings: Settings) -> Iterator[Any]:
     """Give a function that shows an epoch's results on a tqdm bar, or nothing if not verbose."""
     if not settings.verbose:
-        yield lambda results: None
+        yield lambda epoch: None
         return
     from tqdm import tqdm
 
     with tqdm(total=settings.max_iter, unit="epoch") as bar:
 
-        def show(results: dict[str, float]) -> None:
+        def show(epoch: Epoch) -> None:
+            results = {"loss": epoch.loss}
+            if settings.early_stopping:
+                results["val_score"] = epoch.validation_score
             bar.set_postfix({name: f"{value:.4f}" for name, value in results.items()})
             bar.update()
 

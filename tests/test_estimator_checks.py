@@ -1,0 +1,59 @@
+"""scikit-learn's own checks: all pass, none skipped, none expected to fail, no warning."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    check_estimator,
+    check_inplace_ensure_writeable,
+    parametrize_with_checks,
+)
+
+from sklearn_lenet import LeNetClassifier
+
+VARIANTS = {
+    "max pooling": {"pooling": "max"},
+    "adam": {"solver": "adam"},
+    "early stopping": {"early_stopping": True},
+    # a second fit goes on training: it agrees with the first only where that one was at its goal
+    "warm start": {"warm_start": True, "solver": "adam", "lr": 0.003, "max_iter": 60},
+    "class weights": {"class_weight": "balanced"},
+    "sigmoid": {"activation": "sigmoid"},
+    "tanh": {"activation": "tanh"},
+    "cosine": {"lr_schedule": "cosine"},
+}
+
+
+@parametrize_with_checks([LeNetClassifier()])
+def test_default_instance(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = check_estimator(LeNetClassifier(**VARIANTS[name]), on_skip=None)
+    assert len(results) > 55
+    assert {result["status"] for result in results} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    "check", [check_dataframe_column_names_consistency, check_inplace_ensure_writeable]
+)
+def test_checks_that_are_not_yielded(check):
+    check("LeNetClassifier", LeNetClassifier())
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_margin_of_the_accuracy_check(n_classes):
+    """The data of check_classifiers_train, which asks for 0.83 with one seed; over ten seeds."""
+    X, y = make_blobs(n_samples=300, random_state=0)
+    X = StandardScaler().fit_transform(X)
+    X, y = X[y < n_classes], y[y < n_classes]
+    scores = [LeNetClassifier(random_state=seed).fit(X, y).score(X, y) for seed in range(10)]
+    assert np.min(scores) >= 0.88
