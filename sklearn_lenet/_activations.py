@@ -8,27 +8,22 @@ activations (which broadcasts). None allocates an array.
 from types import ModuleType
 from typing import Any
 
-# A float whose sign bit is set is a negative integer when its bits are read as one, and 0.0 is 0:
-# integer maximum and minimum see signs and zeros just as well, in half the float ones' time.
 _INTEGER_OF_SIZE = {4: "int32", 8: "int64"}
-
-
-def _bits(array: Any) -> Any:
-    """View the bits of a floating-point array as signed integers."""
-    return array.view(_INTEGER_OF_SIZE[array.dtype.itemsize])
 
 
 def relu(xp: ModuleType, z: Any) -> None:
     """Compute z = max(z, 0), in place."""
-    bits = _bits(z)
-    xp.maximum(bits, 0, out=bits)
+    xp.clip(z, 0, xp.inf, out=z)  # NumPy's maximum with a scalar takes twice the time
 
 
 def relu_derivative(xp: ModuleType, output: Any, output_grad: Any) -> None:
     """Compute output = output_grad * (output > 0), in place."""
-    bits = _bits(output)
-    xp.minimum(bits, 1, out=bits)  # 1 where the output is positive, 0 where it is zero
-    xp.multiply(bits, _bits(output_grad), out=bits)
+    # The bits of a float that is not negative, read as an integer, have its sign: 0 or 1. The
+    # integer product with 1 leaves the gradient's bits as they are. No mask, no conversion.
+    integer = _INTEGER_OF_SIZE[output.dtype.itemsize]
+    bits = output.view(integer)
+    xp.sign(bits, out=bits)
+    xp.multiply(bits, output_grad.view(integer), out=bits)
 
 
 def tanh(xp: ModuleType, z: Any) -> None:

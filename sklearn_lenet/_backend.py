@@ -1,12 +1,33 @@
-"""What the machine offers: cores, and threads of the linear algebra library."""
+"""What the machine offers: memory, cores, and threads of the linear algebra library."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from math import prod
+from types import ModuleType
+from typing import Any
 
 import joblib
+import numpy as np
 from threadpoolctl import ThreadpoolController
+
+# A vector register of AVX-512, and a line of the cache
+_ALIGNMENT = 64
+
+
+def zeros(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Make an array of zeros that begins at a multiple of 64 bytes.
+
+    NumPy's own begin at one of 16: vectors then straddle two cache lines, and a training step takes
+    a tenth longer.
+    """
+    if xp is not np:
+        return xp.zeros(shape, dtype)
+    size = prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 @cache

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ._backend import zeros
+
 
 def row_chunks(rows: Any) -> list[Any]:
     """Cut row numbers into chunks whose features, as float64, take a few megabytes."""
@@ -94,7 +96,7 @@ class ImageLoader:
     xp : module
         numpy or cupy.
     layout : ImageLayout
-    images : array of shape (C, height, width, N)
+    images : array of shape (height, C, width, N)
         The network's input, written by `load`.
     """
 
@@ -103,17 +105,17 @@ class ImageLoader:
         zoom, N = layout.zoom, images.shape[-1]
         self.xp, self.layout = xp, layout
         images.fill(0)
-        top = (images.shape[1] - H * zoom) // 2
+        top = (images.shape[0] - H * zoom) // 2
         left = (images.shape[2] - W * zoom) // 2
-        middle = images[:, top : top + H * zoom, left : left + W * zoom]
-        # an axis of its own for the repeated rows and columns: (C, H, zoom, W, zoom, N)
-        c, y, x, n = middle.strides
+        middle = images[top : top + H * zoom, :, left : left + W * zoom]
+        # an axis of its own for the repeated rows and columns: (H, zoom, C, W, zoom, N)
+        y, c, x, n = middle.strides
         self._pixels = xp.lib.stride_tricks.as_strided(
-            middle, (C, H, zoom, W, zoom, N), (c, zoom * y, y, zoom * x, x, n)
+            middle, (H, zoom, C, W, zoom, N), (zoom * y, y, c, zoom * x, x, n)
         )
-        self._scaled = xp.zeros((N, C * H * W), images.dtype)
+        self._scaled = zeros(xp, (N, C * H * W), images.dtype)
         self._features = self._scaled[:, : layout.n_features]
-        self._source = self._scaled.reshape(N, C, H, 1, W, 1).transpose(1, 2, 3, 4, 5, 0)
+        self._source = self._scaled.reshape(N, C, H, 1, W, 1).transpose(2, 3, 1, 4, 5, 0)
 
     def load(self, rows: Any) -> None:
         """Scale rows of shape (N, n_features) and write them into the images."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._layers import SMALL_PRODUCT, BlockedImages, ConvPool, ConvPoolShape, Dense
+from ._backend import zeros
+from ._layers import ConvPool, ConvPoolShape, Dense
 
 # Glorot and Bengio (2010) for tanh; He et al. (2015) for ReLU, which halves the variance; the
 # sigmoid is a tanh of half the slope and half the height.
@@ -147,7 +148,7 @@ class Network:
 
     Attributes
     ----------
-    images : array of shape (C, H, W, N)
+    images : array of shape (H, C, W, N)
         To be filled before `forward`.
     logits : array of shape (n_classes, N)
         Filled by `forward`; `backward` wants the gradient with respect to them in their place.
@@ -170,29 +171,31 @@ class Network:
             architecture.views(gradient) if trains else ((None,) * n_layers,) * 2
         )
 
-        def new_images(shape: ConvPoolShape, block_size: int, rows_outside: bool) -> BlockedImages:
-            return BlockedImages(xp, shape, block_size, n_samples, dtype, rows_outside)
+        def padded(shape: ConvPoolShape) -> tuple[Any, Any]:
+            """Make images of a layer's input, with its margin of zeros, and view their middle."""
+            margin = 2 * shape.padding
+            images = zeros(
+                xp,
+                (shape.height + margin, shape.in_channels, shape.width + margin, n_samples),
+                dtype,
+            )
+            y, x = (
+                slice(margin // 2, margin // 2 + shape.height),
+                slice(margin // 2, margin // 2 + shape.width),
+            )
+            return images, images[y, :, x]
 
         self.layers: list[ConvPool | Dense] = []
-        # Only gradients are added up in runs, and nobody wants that of the first layer's input
-        images, images_grad = new_images(shapes[0], 1, False), None
-        self.images = images.interior[:, 0, 0]
+        images, self.images = padded(shapes[0])
+        images_grad = None  # nobody wants the gradient with respect to the first layer's input
         for i, shape in enumerate(shapes):
-            following = shapes[i + 1] if i + 1 < len(shapes) else None
-            block_size = following.block_size if following else 1
-            n_products = shape.pool_size**2 * shape.out_channels * shape.in_channels
-            row_size = shape.out_width // block_size * n_samples
-            rows_apart = following is not None and (
-                n_products * shape.patch_size**2 * row_size <= SMALL_PRODUCT
-            )
-            if following:
-                out_images = new_images(following, block_size, rows_apart)
-                out_images_grad = new_images(following, block_size, rows_apart)
-                output = out_images.interior
-                output_grad = out_images_grad.interior
-            else:  # flatten: these are the dense layers' input, seen as images
-                sizes = (shape.out_channels, 1, 1, shape.out_height, shape.out_width, n_samples)
-                output, output_grad = xp.empty(sizes, dtype), xp.empty(sizes, dtype)
+            if i + 1 < len(shapes):
+                next_images, output = padded(shapes[i + 1])
+                next_images_grad, output_grad = padded(shapes[i + 1])
+            else:  # flatten: the dense layers' input, seen as images
+                sizes = shape.out_channels, shape.out_height, shape.out_width, n_samples
+                flat, flat_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
+                output, output_grad = (a.transpose(1, 0, 2, 3) for a in (flat, flat_grad))
             self.layers.append(
                 ConvPool(
                     xp,
@@ -207,19 +210,16 @@ class Network:
                     images_grad,
                     output,
                     output_grad,
-                    rows_apart,
                 )
             )
-            if following:
-                images, images_grad = out_images, out_images_grad
+            images, images_grad = next_images, next_images_grad
 
-        vector = output.reshape(-1, n_samples)
-        vector_grad = output_grad.reshape(-1, n_samples)
+        vector, vector_grad = (a.reshape(-1, n_samples) for a in (flat, flat_grad))
         for i in range(len(shapes), n_layers):
             is_last = i == n_layers - 1
-            output = xp.empty((len(biases[i]), n_samples), dtype)
+            output = zeros(xp, (len(biases[i]), n_samples), dtype)
             # the loss leaves its gradient in place of the logits
-            output_grad = output if is_last else xp.empty_like(output)
+            output_grad = output if is_last else zeros(xp, output.shape, dtype)
             self.layers.append(
                 Dense(
                     xp,
