@@ -18,11 +18,11 @@ def relu(xp: ModuleType, z: Any) -> None:
 
 def relu_derivative(xp: ModuleType, output: Any, output_grad: Any) -> None:
     """Compute output = output_grad * (output > 0), in place."""
-    # The bits of a float that is not negative, read as an integer, have its sign: 0 or 1. The
-    # integer product with 1 leaves the gradient's bits as they are. No mask, no conversion.
+    # Read as an integer, the bits of a positive float are 1 or more, those of 0.0 and -0.0 are not;
+    # the integer product with 1 leaves the gradient's bits as they are. No mask, no conversion.
     integer = _INTEGER_OF_SIZE[output.dtype.itemsize]
     bits = output.view(integer)
-    xp.sign(bits, out=bits)
+    xp.clip(bits, 0, 1, out=bits)
     xp.multiply(bits, output_grad.view(integer), out=bits)
 
 

@@ -46,6 +46,13 @@ def available_cores() -> int:
     return max(1, min([joblib.cpu_count(), *blas_threads]))
 
 
+def _give_up_control() -> None:
+    """Let any thread set the number of BLAS' threads."""
+    for library in _blas().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+
+
 class _SingleThreadedBLAS:
     """Count the users, so that the last to leave restores what the first found."""
 
@@ -63,7 +70,11 @@ class _SingleThreadedBLAS:
         with self._lock:
             self._n_users -= 1
             if self._n_users == 0:
+                # threadpoolctl >= 3.8 lets one thread alone set OpenBLAS' number: the first to
+                # enter, which need not be the last to leave
+                _give_up_control()
                 self._limit.restore_original_limits()
+                _give_up_control()
 
 
 _single_threaded = _SingleThreadedBLAS()

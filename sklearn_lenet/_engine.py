@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from math import ceil
 from queue import SimpleQueue
 from types import ModuleType
@@ -24,7 +24,7 @@ _MAX_PARTS = 16
 
 
 class Workers:
-    """Threads that share tasks, the calling thread among them.
+    """Threads that share tasks, the calling thread among them; a context manager ends them.
 
     Parameters
     ----------
@@ -35,12 +35,25 @@ class Workers:
     def __init__(self, n_workers: int) -> None:
         self._inboxes: list[SimpleQueue] = [SimpleQueue() for _ in range(n_workers - 1)]
         self._finished: SimpleQueue = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._serve, args=(worker, inbox), daemon=True)
-            for worker, inbox in enumerate(self._inboxes, start=1)
-        ]
+        self._threads: list[threading.Thread] = []
+        try:
+            for worker, inbox in enumerate(self._inboxes, start=1):
+                thread = threading.Thread(target=self._serve, args=(worker, inbox), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """End the threads, after the tasks that they are at."""
+        for inbox in self._inboxes:
+            inbox.put(None)
         for thread in self._threads:
-            thread.start()
+            thread.join()
 
     def run(self, work: Callable[[int, int], None], n_tasks: int) -> None:
         """Call ``work(worker, task)`` once for each task, and wait for all of them.
@@ -59,13 +72,6 @@ class Workers:
         for error in errors:
             if error is not None:
                 raise error
-
-    def close(self) -> None:
-        """End the threads, after the tasks that they are at."""
-        for inbox in self._inboxes:
-            inbox.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def _serve(self, worker: int, inbox: SimpleQueue) -> None:
         while (order := inbox.get()) is not None:
@@ -121,9 +127,10 @@ class Engine:
         self._parts = np.empty((0, len(parameters)), parameters.dtype)
 
     def __enter__(self) -> "Engine":
-        self._resources = ExitStack()
-        self._resources.enter_context(single_threaded_blas())
-        self._workers = self._resources.enter_context(closing(Workers(self.n_workers)))
+        with ExitStack() as resources:
+            resources.enter_context(single_threaded_blas())
+            self._workers = resources.enter_context(Workers(self.n_workers))
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:

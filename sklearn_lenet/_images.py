@@ -142,13 +142,13 @@ def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, flo
     mean, scale : float
         The scale of constant features is 1.
     """
-    # Two passes over chunks in float64: exact for pixels, and safe for features far from zero
+    # In float64, off a first value, in two passes over chunks: constant features have no spread,
+    # and features far from zero lose no digits
     total = weights[rows].sum() * X.shape[1]
+    first = np.float64(X[rows[0], 0])
     mean = variance = 0.0
     for chunk in row_chunks(rows):
-        mean += weights[chunk] @ X[chunk].sum(axis=1, dtype=np.float64) / total
+        mean += weights[chunk] @ (X[chunk] - first).sum(axis=1) / total
     for chunk in row_chunks(rows):
-        variance += weights[chunk] @ np.square(X[chunk] - np.float64(mean)).sum(axis=1) / total
-    # differences of equal float features leave rounding errors, not a spread
-    is_constant = variance <= (10 * np.finfo(np.float64).eps * mean) ** 2
-    return float(mean), 1.0 if is_constant else float(variance**-0.5)
+        variance += weights[chunk] @ np.square(X[chunk] - first - mean).sum(axis=1) / total
+    return float(first + mean), float(variance**-0.5) if variance > 0 else 1.0

@@ -196,6 +196,7 @@ class Network:
                 sizes = shape.out_channels, shape.out_height, shape.out_width, n_samples
                 flat, flat_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
                 output, output_grad = (a.transpose(1, 0, 2, 3) for a in (flat, flat_grad))
+                next_images = next_images_grad = None
             self.layers.append(
                 ConvPool(
                     xp,
