@@ -177,9 +177,8 @@ class Engine:
             total = float(batch_weights.sum())
             gradient, loss = self._gradient(X, y, rows, batch_weights / total)
             if alpha > 0:
-                decay = alpha / total
-                gradient[: len(network_weights)] += decay * network_weights
-                loss += decay / 2 * float(network_weights @ network_weights)
+                gradient[: len(network_weights)] += alpha / total * network_weights
+                loss += alpha / total / 2 * float(network_weights @ network_weights)
             optimizer.step(gradient, lr)
             sum_of_losses += total * loss
             sum_of_weights += total

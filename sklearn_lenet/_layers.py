@@ -139,6 +139,8 @@ class ConvPool:
         if weight_grad is None:
             return
 
+        # With a vector register's width of kernels or more, a transposed copy pays for itself
+        self.transposed_maps = zeros(xp, (Y, X * N, C_out), dtype) if C_out >= 16 else None
         self.kernels_grads = zeros(xp, (Y, k * (C_in * k + 1), C_out), dtype)
         self.kernels_grad = zeros(xp, (k, C_in * k + 1, C_out), dtype)
         if self.max_pooling:
@@ -205,7 +207,11 @@ class ConvPool:
         if self.max_pooling:
             xp.multiply(self.pools, self.is_maximum, out=self.pools)
 
-        xp.matmul(self.columns, self.maps.transpose(0, 2, 1), out=self.kernels_grads)
+        maps = self.maps.transpose(0, 2, 1)
+        if self.transposed_maps is not None:
+            xp.copyto(self.transposed_maps, maps)
+            maps = self.transposed_maps
+        xp.matmul(self.columns, maps, out=self.kernels_grads)
         xp.sum(
             self.kernels_grads.reshape(-1, *self.kernels_grad.shape), axis=0, out=self.kernels_grad
         )

@@ -53,7 +53,8 @@ def assert_same_bits(first, second):
 class TestLearning:
     def test_sample_of_mnist(self, sample):
         X, y, X_test, y_test = sample
-        assert LeNetClassifier(lr=0.005, random_state=0).fit(X, y).score(X_test, y_test) >= 0.965
+        classifier = LeNetClassifier(lr=0.005, batch_size=32, random_state=0).fit(X, y)
+        assert classifier.score(X_test, y_test) >= 0.965
 
     @pytest.mark.parametrize("scaling", ["raw", "0..1", "standardized"])
     def test_any_range_of_pixels(self, sample, scaling):
@@ -82,6 +83,19 @@ class TestLearning:
         ).fit(X, Y)
         assert classifier.score(X, Y) == 1
         assert classifier.loss_curve_[-1] < classifier.loss_curve_[0] / 2
+
+    def test_lists_of_images(self):
+        as_lists = model().fit([list(image) for image in X.reshape(-1, 12, 12)], list(Y))
+        assert as_lists.image_shape_ == (1, 12, 12)
+        assert_same_bits(as_lists, model().fit(X, Y))
+        np.testing.assert_array_equal(
+            as_lists.predict(list(X.reshape(-1, 12, 12))), as_lists.predict(X)
+        )
+
+    def test_channels_last_are_refused(self):
+        for channels in (1, 3, 4):
+            with pytest.raises(ValueError, match=r"channels last.*X.transpose\(0, 3, 1, 2\)"):
+                model().fit(np.ones((4, 12, 12, channels)), [0, 1, 0, 1])
 
     def test_geometry_parameters(self):
         classifier = model(
@@ -173,7 +187,7 @@ class TestInput:
     @pytest.mark.parametrize("shape", [(8, 8, 1), (4, 16), (3, 8, 8)])
     def test_images_of_another_shape_are_refused(self, shape):
         classifier = model(max_iter=1).fit(noise(6, 8, 8), [0, 1] * 3)
-        with pytest.raises(ValueError, match=r"fitted with \(1, 8, 8\)"):
+        with pytest.raises(ValueError, match=r"fitted with \(1, 8, 8\)|channels last"):
             classifier.predict(noise(2, *shape))
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float16, np.float32, bool])
@@ -399,6 +413,10 @@ class TestContinuing:
             ):
                 getattr(estimator, method)(X, Y)
         estimator.set_params(warm_start=False).fit(X, Y)
+        for parameters in ({"image_shape": (9, 16)}, {"dtype": "float64"}):
+            (name,) = parameters
+            with pytest.raises(ValueError, match=f"{name}=.* is not what the network was fitted"):
+                clone(estimator).fit(X, Y).set_params(**parameters).partial_fit(X, Y)
 
     def test_predictions_do_not_follow_set_params(self):
         estimator = model().fit(X, Y)

@@ -1,0 +1,35 @@
+"""Configuration of Sphinx."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import sklearn_lenet
+
+project = "sklearn_lenet"
+author = "the sklearn_lenet developers"
+copyright = f"2026, {author}"
+release = version = sklearn_lenet.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "generated"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autosummary_generate = False
+numpydoc_show_class_members = False
+maximum_signature_line_length = 100
+
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"sklearn_lenet {release}"
+html_static_path = ["_static"]
+html_copy_source = False

@@ -1,0 +1,76 @@
+"""The scripts in examples/, and the Python code in the README and the documentation, run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+import sklearn_lenet
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, directory, *arguments):
+    """Run an example in a process of its own, its warnings being errors; give what it printed."""
+    package = Path(sklearn_lenet.__file__).parents[1]
+    path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "examples" / script, *arguments],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def percentage(pattern, output):
+    return float(re.search(rf"{pattern}.*: ([\d.]+)%", output)[1])
+
+
+def test_quickstart(tmp_path):
+    output = run("quickstart.py", tmp_path)
+    assert percentage("Test accuracy", output) >= 96.5
+    assert "weighted avg" in output
+    assert "equal predictions" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart.png"]
+    image = matplotlib.image.imread(tmp_path / "quickstart.png")
+    height, width, _ = image.shape
+    assert min(height, width) >= 600
+    left, right = image[:, : width // 3, :3], image[:, width // 2 :, :3]
+    assert min(left.std(), right.std()) > 0.05  # neither half is blank
+
+
+def test_grid_search(tmp_path):
+    output = run("grid_search.py", tmp_path)
+    assert len(re.findall(r"^0\.\d+ +\d+ +0\.\d+ \+- 0\.\d+$", output, re.MULTILINE)) == 6
+    assert percentage("Its test accuracy", output) >= 92
+
+
+def test_mnist(tmp_path):
+    data_home = os.environ.get("SKLEARN_LENET_DATA")
+    if not data_home:
+        pytest.skip("set SKLEARN_LENET_DATA to a directory with MNIST's IDX files")
+    data_home = Path(data_home).resolve()
+    output = run("mnist.py", tmp_path, "--epochs", "1", "--data-home", data_home)
+    assert percentage("Test accuracy", output) >= 96
+    assert re.search(r"Seconds per epoch: \d+\.\d\d", output)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/user_guide.md"])
+def test_code_in_documents(page, tmp_path, monkeypatch):
+    """Run a page's blocks of Python one after the other, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    namespace = {"__name__": "__main__"}
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    assert blocks
+    for block in blocks:
+        n_lines = text[: block.start(1)].count("\n")  # so that an error names the page's line
+        exec(compile("\n" * n_lines + block[1], ROOT / page, "exec"), namespace)
