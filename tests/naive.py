@@ -55,7 +55,7 @@ def zero_padded(x, padding):
 
 
 def convolution(x, w, b, stride, padding):
-    """``a[n, o, i, j] = b[o] + sum_cuv w[o, c, u, v] * padded x[n, c, stride i + u, stride j + v]``."""
+    """``a[n, o, i, j] = b[o] + sum_cuv w[o, c, u, v] * padded x[n, c, s i + u, s j + v]``, stride s."""
     k = w.shape[2]
     padded = zero_padded(x, padding)
     rows = convolved_size(x.shape[2], k, stride, padding)
@@ -91,7 +91,7 @@ def pooling(kind, x, size):
 
 
 def pooling_backward(kind, x, size, g_pooled):
-    """Return dE/dx: equal shares for the average, all to the first largest value for the maximum."""
+    """Return dE/dx: equal shares for the average, all to the first largest for the maximum."""
     g_x = np.zeros(x.shape)
     for n, c, i, j in np.ndindex(g_pooled.shape):
         places = [(size * i + u, size * j + v) for u, v in product(range(size), repeat=2)]

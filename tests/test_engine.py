@@ -90,7 +90,7 @@ def release_blas():
 
 @pytest.fixture
 def tidy():
-    """BLAS has three threads; it has them afterwards, and Python has no more threads than before."""
+    """BLAS has three threads, also afterwards, and Python has no more threads than before."""
     threads, original = set(threading.enumerate()), threadpool_info()
     if not blas_threads():
         pytest.skip("threadpoolctl knows no BLAS here")

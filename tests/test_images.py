@@ -20,7 +20,7 @@ from .helpers import by_example, pixels, seeds, small_architecture
 
 
 def loader_and_images(layout, n_samples, dtype=np.float64):
-    """Bind a loader to a network, and return it with a view (N, C, H, W) of the network's images."""
+    """Bind a loader to a network; return it with a view (N, C, H, W) of the network's images."""
     architecture = small_architecture(image_shape=layout.canvas_shape)
     parameters = np.zeros(architecture.n_parameters, dtype)
     network = Network(np, architecture, parameters, None, n_samples)
