@@ -55,7 +55,7 @@ def zero_padded(x, padding):
 
 
 def convolution(x, w, b, stride, padding):
-    """``a[n, o, i, j] = b[o] + sum_cuv w[o, c, u, v] * padded x[n, c, s i + u, s j + v]``, stride s."""
+    """``a[n, o, i, j] = b[o] + sum_cuv w[o, c, u, v] * x[n, c, s i + u, s j + v]``, x padded."""
     k = w.shape[2]
     padded = zero_padded(x, padding)
     rows = convolved_size(x.shape[2], k, stride, padding)
