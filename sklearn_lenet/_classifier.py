@@ -1,9 +1,9 @@
 """`LeNetClassifier`: the scikit-learn contract. Parameters, validation, labels, attributes."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil, nan, prod
 from typing import Any, Self
 
@@ -21,8 +21,9 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._augmentation import make_augmentation
 from ._backend import available_cores
-from ._engine import SHARD_SIZE, Engine
+from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
 from ._parameters import check_parameters, for_each
@@ -64,20 +65,37 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Number of samples in a mini-batch. One that is larger than the training set takes all of it.
     max_iter : int, default=20
         Number of epochs, that is, passes over the training data, at most.
-    solver : {"sgd", "adam"}, default="sgd"
+    solver : {"sgd", "adam", "adamw"}, default="sgd"
         "sgd" is stochastic gradient descent with momentum, "adam" the method of Kingma and Ba
-        (2015), which often wants a smaller `lr`, such as 0.001.
+        (2015), "adamw" that with decoupled weight decay (Loshchilov and Hutter 2019). Both often
+        want a smaller `lr`, such as 0.001.
     momentum : float in [0, 1], default=0.9
         Momentum of the solver "sgd".
     nesterovs_momentum : bool, default=True
         Whether "sgd" uses Nesterov's momentum.
-    lr_schedule : {"constant", "cosine"}, default="constant"
-        How the learning rate goes from epoch to epoch. "cosine" lowers it from `lr` towards 0
-        within `max_iter` epochs, along half a cosine wave. `partial_fit` always uses `lr`.
+    lr_schedule : {"constant", "step", "cosine", "plateau"} or callable, default="constant"
+        How the learning rate goes from epoch to epoch. "step" divides it by 10 after half of
+        `max_iter`, and again after three quarters. "cosine" raises it from 0 to `lr` within the
+        first twentieth of `max_iter`, then lowers it to 0 along half a cosine wave. "plateau"
+        divides it by 5 whenever two epochs in a row brought no improvement, as `tol` has it. A
+        callable is called with the number of the epoch, from 0, and returns its learning rate.
+        `partial_fit` always uses `lr`.
     alpha : float, default=0
         Strength of the L2 penalty on weights, not biases. As in
         :class:`~sklearn.neural_network.MLPClassifier`, the loss includes
-        ``alpha / 2 * sum(weights**2)``, divided by the mini-batch's sum of sample weights.
+        ``alpha / 2 * sum(weights**2)``, divided by the mini-batch's sum of sample weights. With
+        "adamw" there is no penalty: each step multiplies the weights by ``1 - lr * alpha``.
+    ema_decay : float in (0, 1), default=None
+        Predict with an exponential moving average of the weights, which forgets the share
+        ``1 - ema_decay`` of itself with each step of the solver. None takes the last weights.
+    label_smoothing : float in [0, 1), default=0
+        Share of each sample's target that is divided evenly among all classes.
+    augment : {"affine", "elastic"} or callable, default=None
+        Distorts the training images anew in every epoch. "affine" rotates, scales, shears and
+        shifts them; "elastic" does so more mildly, and displaces their parts along a smooth random
+        field (Simard, Steinkraus and Platt 2003). A callable is called with the images of a
+        mini-batch, an array of shape (n, C, H, W) of the type of `X`, and a
+        :class:`numpy.random.Generator`, and returns an array of this shape.
     conv_channels : tuple of int, default=(6, 16)
         Number of kernels of each convolution.
     kernel_size : int or tuple of int, default=5
@@ -102,9 +120,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         takes half the time: 8-bit pixels are the fastest input.
     shuffle : bool, default=True
         Whether to draw a new order of the samples in every epoch.
-    tol : float, default=1e-4
+    tol : float, default=None
         An epoch that does not better the training loss (with `early_stopping`, the validation
-        accuracy) by more than `tol` counts towards `n_iter_no_change`.
+        accuracy) by more than `tol` is one without improvement. None runs all `max_iter` epochs,
+        unless `early_stopping` ends them; it takes any improvement for one.
     n_iter_no_change : int or np.inf, default=10
         Training ends after so many epochs in a row without improvement.
     early_stopping : bool, default=False
@@ -217,8 +236,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         solver: str = "sgd",
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
-        lr_schedule: str = "constant",
+        lr_schedule: str | Callable[[int], float] = "constant",
         alpha: float = 0.0,
+        ema_decay: float | None = None,
+        label_smoothing: float = 0.0,
+        augment: str | Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         conv_channels: tuple[int, ...] = (6, 16),
         kernel_size: int | tuple[int, ...] = 5,
         stride: int | tuple[int, ...] = 1,
@@ -229,7 +251,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         image_shape: tuple[int, ...] | None = None,
         dtype: str = "auto",
         shuffle: bool = True,
-        tol: float = 1e-4,
+        tol: float | None = None,
         n_iter_no_change: float = 10,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -247,6 +269,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self.nesterovs_momentum = nesterovs_momentum
         self.lr_schedule = lr_schedule
         self.alpha = alpha
+        self.ema_decay = ema_decay
+        self.label_smoothing = label_smoothing
+        self.augment = augment
         self.conv_channels = conv_channels
         self.kernel_size = kernel_size
         self.stride = stride
@@ -267,7 +292,16 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -279,6 +313,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             Labels, of any type.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples' losses, not negative; samples of weight 0 are left out.
+        X_val, y_val : array-likes, default=None
+            What `early_stopping` validates on, instead of a part of `X` and `y`.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Weights of the validation samples.
 
         Returns
         -------
@@ -294,6 +332,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         -----
         UserWarning
             If a keyboard interrupt ended the training early. The weights so far are kept.
+        ConvergenceWarning
+            If `tol` is given and `max_iter` epochs did not bring the training to a standstill.
         """
         with _restored_on_error(self):
             check_parameters(self)
@@ -308,7 +348,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
-            return self._train(X, y, weights, rows, self.max_iter)
+            validation = self._validate_validation_data(X_val, y_val, sample_weight_val)
+            return self._train(Data(X, y, weights, rows), validation)
 
     @available_if(_supports_partial_fit)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -362,7 +403,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
-            return self._train(X, y, weights, rows, n_epochs=1)
+            return self._train(Data(X, y, weights, rows), None, partial=True)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the labels of images.
@@ -463,6 +504,20 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if reset:
             self.image_shape_ = self._resolve_image_shape(given, X.shape[1])
         return X, y, weights
+
+    def _validate_validation_data(self, X: Any, y: Any, sample_weight: Any) -> Data | None:
+        """Check the data that `fit` was given to validate on."""
+        if X is None and y is None and sample_weight is None:
+            return None
+        if X is None or y is None:
+            raise ValueError(
+                "X_val and y_val must be passed together, sample_weight_val with them."
+            )
+        if not self.early_stopping:
+            raise ValueError("X_val and y_val are for early_stopping=True. Got False instead.")
+        X, y, weights = self._validate_training_data(X, y, sample_weight, reset=False)
+        rows = np.flatnonzero(weights)
+        return Data(X, self._encode(y, self.classes_, rows), weights, rows)
 
     def _resolve_image_shape(self, X: Any, n_features: int) -> tuple[int, int, int]:
         """Find what shape of image a row of features has."""
@@ -584,45 +639,51 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                     "fit with warm_start=False."
                 )
 
-    def _train(
-        self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray, n_epochs: int
-    ) -> Self:
+    def _train(self, data: Data, validation: Data | None, partial: bool = False) -> Self:
         """Run epochs on copies of the fitted state, then take them for the new one."""
-        settings = Settings(
-            lr=float(self.lr),
-            lr_schedule=self.lr_schedule,
-            batch_size=int(self.batch_size),
-            max_iter=int(n_epochs),
-            alpha=float(self.alpha),
-            shuffle=self.shuffle,
-            tol=float(self.tol),
-            n_iter_no_change=self.n_iter_no_change,
-            early_stopping=self.early_stopping,
-            verbose=self.verbose,
-        )
-        validation_rows = rows[:0]
-        if self.early_stopping:
+        if self.early_stopping and validation is None:
             rows, validation_rows = stratified_split(
-                X, y, weights, rows, self.validation_fraction, self._validation_seed
+                data.X,
+                data.y,
+                data.weights,
+                data.rows,
+                self.validation_fraction,
+                self._validation_seed,
             )
-        data = Data(X, y, weights, rows, validation_rows)
+            validation = replace(data, rows=validation_rows)
+            data = replace(data, rows=rows)
         generator = np.random.default_rng()
         generator.bit_generator.state = self._generator
         parameters = self._parameters.copy()
         optimizer = make_optimizer(
-            np, self.solver, parameters, float(self.momentum), self.nesterovs_momentum
+            np,
+            self.solver,
+            parameters,
+            momentum=float(self.momentum),
+            nesterovs_momentum=self.nesterovs_momentum,
+            decay=float(self.alpha),
+            n_weights=Architecture(**self._architecture).n_weights,
+            ema_decay=None if self.ema_decay is None else float(self.ema_decay),
         )
-        solver, state = self._optimizer
-        if solver == self.solver:
+        name = self.solver if self.ema_decay is None else f"{self.solver}, averaged"
+        state_name, state = self._optimizer
+        if name == state_name:
             optimizer.load(state)
-        with self._engine(parameters, self._n_workers()) as engine:
-            epochs = train(engine, optimizer, generator, data, settings)
-
-        self._parameters = parameters
-        self._optimizer = self.solver, optimizer.state
+        objective = Objective(
+            0.0 if self.solver == "adamw" else float(self.alpha),
+            float(self.label_smoothing),
+            make_augmentation(self.augment, self.image_shape_)
+            if isinstance(self.augment, str)
+            else self.augment,
+        )
+        with self._engine(parameters, self._n_workers(), objective) as engine:
+            epochs, self._parameters = train(
+                engine, optimizer, generator, data, validation, self._settings(partial)
+            )
+        self._optimizer = name, optimizer.state
         self._generator = generator.bit_generator.state
         self.n_iter_ = len(epochs)
-        self.t_ += self.n_iter_ * len(rows)
+        self.t_ += self.n_iter_ * len(data.rows)
         self.loss_curve_ = self.loss_curve_ + [epoch.loss for epoch in epochs]
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else nan
         if self.early_stopping:
@@ -638,9 +699,29 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             self.best_loss_ = min(self.loss_curve_, default=nan)
         return self
 
-    def _engine(self, parameters: np.ndarray, n_workers: int) -> Engine:
+    def _settings(self, partial: bool) -> Settings:
+        """Give the parameters that steer training; `partial_fit` runs one epoch at `lr`."""
+        return Settings(
+            lr=float(self.lr),
+            lr_schedule="constant" if partial else self.lr_schedule,
+            batch_size=int(self.batch_size),
+            max_iter=1 if partial else int(self.max_iter),
+            shuffle=self.shuffle,
+            tol=None if self.tol is None else float(self.tol),
+            n_iter_no_change=self.n_iter_no_change,
+            warns=not partial,
+            verbose=self.verbose,
+        )
+
+    def _engine(
+        self, parameters: np.ndarray, n_workers: int, objective: Objective | None = None
+    ) -> Engine:
         return Engine(
-            Architecture(**self._architecture), ImageLayout(**self._layout), parameters, n_workers
+            Architecture(**self._architecture),
+            ImageLayout(**self._layout),
+            parameters,
+            n_workers,
+            objective or Objective(),
         )
 
     def _n_workers(self) -> int:

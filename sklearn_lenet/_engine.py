@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from math import ceil
 from queue import SimpleQueue
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ._augmentation import Augmentation
 from ._backend import single_threaded_blas
 from ._images import ImageLayout, ImageLoader
 from ._loss import log_softmax, softmax_cross_entropy
@@ -95,6 +97,26 @@ class Workers:
         return None
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt, beside the samples' cross-entropy.
+
+    Attributes
+    ----------
+    alpha : float, default=0
+        The loss of a mini-batch includes ``alpha / 2 * sum(weight**2)`` over the network's weights,
+        not its biases, divided by the mini-batch's sum of sample weights.
+    label_smoothing : float, default=0
+    augment : Augmentation or callable, default=None
+        Distorts training images. A callable is called with the images of a mini-batch, an array of
+        shape (n, C, H, W) of the type of `X`, and a generator, and returns such an array.
+    """
+
+    alpha: float = 0.0
+    label_smoothing: float = 0.0
+    augment: Augmentation | Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+
 class Engine:
     """Train and predict with one network on the CPU.
 
@@ -109,6 +131,7 @@ class Engine:
     parameters : ndarray of shape (n_parameters,)
         Changed in place by an optimizer that is bound to it.
     n_workers : int
+    objective : Objective, default=Objective()
     """
 
     xp: ModuleType = np
@@ -119,7 +142,9 @@ class Engine:
         layout: ImageLayout,
         parameters: np.ndarray,
         n_workers: int,
+        objective: Objective = Objective(),
     ) -> None:
+        self.objective = objective
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers = n_workers
         self._networks: dict[tuple[int, int, bool], tuple[ImageLoader, Network]] = {}
@@ -144,8 +169,8 @@ class Engine:
         order: np.ndarray,
         batch_size: int,
         optimizer: Any,
-        lr: float,
-        alpha: float,
+        rates: np.ndarray,
+        generator: np.random.Generator,
     ) -> float:
         """Go once through rows of `X`, with a step of the optimizer after each mini-batch.
 
@@ -158,34 +183,40 @@ class Engine:
         order : integer ndarray of shape (n_rows,)
             Rows of `X` to take, in this order.
         batch_size : int
-        optimizer : SGD or Adam
-        lr : float
-        alpha : float
-            The loss of a mini-batch includes ``alpha / 2 * sum(weight**2)`` over the network's
-            weights, not its biases, divided by the mini-batch's sum of sample weights.
+        optimizer : SGD, Adam or WeightAverage
+        rates : ndarray of shape (n_batches,)
+            Learning rate of each step.
+        generator : numpy.random.Generator
+            Draws the augmentation.
 
         Returns
         -------
         loss : float
             Weighted mean over the mini-batches.
         """
+        alpha = self.objective.alpha
         network_weights = self.parameters[: self.architecture.n_weights]
         sum_of_losses = sum_of_weights = 0.0
-        for begin in range(0, len(order), batch_size):
+        for batch, begin in enumerate(range(0, len(order), batch_size)):
             rows = order[begin : begin + batch_size]
             batch_weights = weights[rows]
             total = float(batch_weights.sum())
-            gradient, loss = self._gradient(X, y, rows, batch_weights / total)
+            gradient, loss = self._gradient(X, y, rows, batch_weights / total, generator)
             if alpha > 0:
                 gradient[: len(network_weights)] += alpha / total * network_weights
                 loss += alpha / total / 2 * float(network_weights @ network_weights)
-            optimizer.step(gradient, lr)
+            optimizer.step(gradient, float(rates[batch]))
             sum_of_losses += total * loss
             sum_of_weights += total
         return sum_of_losses / sum_of_weights
 
     def _gradient(
-        self, X: np.ndarray, y: np.ndarray, rows: np.ndarray, weights: np.ndarray
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        rows: np.ndarray,
+        weights: np.ndarray,
+        generator: np.random.Generator,
     ) -> tuple[np.ndarray, float]:
         """Compute the gradient of the weighted sum of the rows' losses, and that sum."""
         n_shards = ceil(len(rows) / SHARD_SIZE)
@@ -194,17 +225,30 @@ class Engine:
             self._parts = np.empty((n_parts, self._parts.shape[1]), self._parts.dtype)
         weights = weights.astype(self.parameters.dtype, copy=False)
         losses = [0.0] * n_parts
+        # Drawn here, for the whole mini-batch: the same for any number of workers
+        augmented = draws = None
+        if isinstance(self.objective.augment, Augmentation):
+            draws = self.objective.augment.draw(generator, len(rows), self.parameters.dtype)
+        elif self.objective.augment is not None:
+            augmented = self._call_augment(X[rows], generator)
 
         def work(worker: int, part: int) -> None:
             first, last = (n * n_shards // n_parts for n in (part, part + 1))
             for shard in range(first, last):
                 begin, end = (n * len(rows) // n_shards for n in (shard, shard + 1))
                 loader, network = self._network(worker, end - begin, trains=True)
-                loader.load(X[rows[begin:end]])
+                loader.load(
+                    X[rows[begin:end]] if augmented is None else augmented[begin:end],
+                    None if draws is None else draws[begin:end],
+                )
                 network.forward()
                 losses[part] += float(
                     softmax_cross_entropy(
-                        np, network.logits, y[rows[begin:end]], weights[begin:end]
+                        np,
+                        network.logits,
+                        y[rows[begin:end]],
+                        weights[begin:end],
+                        self.objective.label_smoothing,
                     )
                 )
                 network.backward()
@@ -218,6 +262,20 @@ class Engine:
         for part in self._parts[1:n_parts]:
             np.add(gradient, part, out=gradient)
         return gradient, sum(losses)
+
+    def _call_augment(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Have a callable augment a mini-batch; returns rows."""
+        C, H, W = self.layout.image_shape
+        images = np.zeros((len(rows), C * H * W), rows.dtype)
+        images[:, : rows.shape[1]] = rows
+        images = images.reshape(-1, C, H, W)
+        augmented = np.asarray(self.objective.augment(images, generator))  # type: ignore[operator, misc]
+        if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
+            raise ValueError(
+                f"'augment' must return an array of numbers of the shape that it was given, "
+                f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
+            )
+        return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]
 
     def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Compute the logarithms of the class probabilities.
@@ -254,5 +312,8 @@ class Engine:
                 self._gradients[worker] = np.empty_like(self.parameters)
             gradient = self._gradients[worker] if trains else None
             network = Network(np, self.architecture, self.parameters, gradient, n_samples)
-            self._networks[key] = ImageLoader(np, self.layout, network.images), network
+            augment = self.objective.augment if trains else None
+            augmentation = augment if isinstance(augment, Augmentation) else None
+            loader = ImageLoader(np, self.layout, network.images, augmentation)
+            self._networks[key] = loader, network
         return self._networks[key]

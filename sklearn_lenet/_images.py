@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._augmentation import Augmentation
 from ._backend import zeros
 
 
@@ -98,9 +99,17 @@ class ImageLoader:
     layout : ImageLayout
     images : array of shape (height, C, width, N)
         The network's input, written by `load`.
+    augmentation : Augmentation, default=None
+        Distorts the images that come with draws.
     """
 
-    def __init__(self, xp: ModuleType, layout: ImageLayout, images: Any) -> None:
+    def __init__(
+        self,
+        xp: ModuleType,
+        layout: ImageLayout,
+        images: Any,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         C, H, W = layout.image_shape
         zoom, N = layout.zoom, images.shape[-1]
         self.xp, self.layout = xp, layout
@@ -113,18 +122,31 @@ class ImageLoader:
         self._pixels = xp.lib.stride_tricks.as_strided(
             middle, (H, zoom, C, W, zoom, N), (zoom * y, y, c, zoom * x, x, n)
         )
-        self._scaled = zeros(xp, (N, C * H * W), images.dtype)
-        self._features = self._scaled[:, : layout.n_features]
-        self._source = self._scaled.reshape(N, C, H, 1, W, 1).transpose(2, 3, 1, 4, 5, 0)
+        self._scaled = zeros(xp, (N, C, H, W), images.dtype)
+        self._features = self._scaled.reshape(N, -1)[:, : layout.n_features]
+        self._source = self._scaled
+        self._augmentation = augmentation
+        if augmentation is not None:
+            self._source = zeros(xp, (N, C, H, W), images.dtype)
 
-    def load(self, rows: Any) -> None:
-        """Scale rows of shape (N, n_features) and write them into the images."""
+    def load(self, rows: Any, draws: Any = None) -> None:
+        """Scale rows, distort them as drawn, and write them into the images.
+
+        Parameters
+        ----------
+        rows : array of shape (N, n_features)
+        draws : array of shape (N, ...), default=None
+            From the augmentation's `draw`.
+        """
         xp = self.xp
+        features = self._features
         # wide types lose digits if they are converted before the mean is taken off
-        dtype = xp.result_type(rows.dtype, self._features.dtype)
-        xp.subtract(rows, self.layout.mean, out=self._features, dtype=dtype, casting="same_kind")
-        xp.multiply(self._features, self.layout.scale, out=self._features)
-        xp.copyto(self._pixels, self._source)
+        dtype = xp.result_type(rows.dtype, features.dtype)
+        xp.subtract(rows, self.layout.mean, out=features, dtype=dtype, casting="same_kind")
+        xp.multiply(features, self.layout.scale, out=features)
+        if self._augmentation is not None:
+            self._augmentation.apply(xp, self._scaled, draws, self._source)
+        xp.copyto(self._pixels, self._source.transpose(2, 1, 3, 0)[:, None, :, :, None])
 
 
 def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, float]:

@@ -14,11 +14,15 @@ def log_softmax(xp: ModuleType, logits: Any) -> None:
     logits -= xp.log(xp.exp(logits).sum(axis=0))
 
 
-def softmax_cross_entropy(xp: ModuleType, logits: Any, labels: Any, weights: Any) -> Any:
+def softmax_cross_entropy(
+    xp: ModuleType, logits: Any, labels: Any, weights: Any, smoothing: float = 0.0
+) -> Any:
     """Compute the loss, and its gradient in place of the logits.
 
-    With p = softmax(logits) and y the one-hot labels, the loss is ``-sum_i w_i log p[y_i, i]`` and
-    its gradient with respect to the logits ``w_i (p - y)``.
+    With p = softmax(logits) and the targets t, the loss is ``-sum_i w_i sum_k t[k, i] log p[k, i]``
+    and its gradient with respect to the logits ``w_i (p - t)``. The targets are the one-hot labels,
+    with label smoothing (Szegedy et al. 2016, section 7) multiplied by 1 - smoothing, and
+    smoothing / n_classes added.
 
     Parameters
     ----------
@@ -30,15 +34,21 @@ def softmax_cross_entropy(xp: ModuleType, logits: Any, labels: Any, weights: Any
         Row of each sample's class.
     weights : array of shape (n_samples,)
         Weight of each sample's loss; 1 / n_samples makes the mean of the batch.
+    smoothing : float in [0, 1), default=0
 
     Returns
     -------
     loss : array of shape ()
     """
     samples = xp.arange(len(labels))
+    uniform = smoothing / len(logits)
     log_softmax(xp, logits)
-    loss = -(logits[labels, samples] @ weights)
+    loss = (smoothing - 1) * (logits[labels, samples] @ weights)
+    if smoothing:
+        loss -= uniform * (logits.sum(axis=0) @ weights)
     xp.exp(logits, out=logits)
-    logits[labels, samples] -= 1
+    if smoothing:
+        logits -= uniform
+    logits[labels, samples] -= 1 - smoothing
     logits *= weights
     return loss

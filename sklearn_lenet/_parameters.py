@@ -54,17 +54,23 @@ def _either(*constraints: Constraint) -> Constraint:
 
 
 _NONE: Constraint = (lambda v: v is None, "None")
+_CALLABLE: Constraint = (callable, "a callable")
 _BOOL: Constraint = (lambda v: isinstance(v, bool), "a bool")
 
 _CONSTRAINTS: dict[str, Constraint] = {
     "lr": _real(0, open_low=True),
     "batch_size": _integer(1),
     "max_iter": _integer(1),
-    "solver": _one_of("sgd", "adam"),
+    "solver": _one_of("sgd", "adam", "adamw"),
     "momentum": _real(0, 1),
     "nesterovs_momentum": _BOOL,
-    "lr_schedule": _one_of("constant", "cosine"),
+    "lr_schedule": _either(_one_of("constant", "step", "cosine", "plateau"), _CALLABLE),
     "alpha": _real(0),
+    "ema_decay": _either(
+        (lambda v: _is_real(v) and 0 < v < 1, "a float in the range (0.0, 1.0)"), _NONE
+    ),
+    "label_smoothing": (lambda v: _is_real(v) and 0 <= v < 1, "a float in the range [0.0, 1.0)"),
+    "augment": _either(_one_of("affine", "elastic"), _CALLABLE, _NONE),
     "conv_channels": _integers(1),
     "kernel_size": _either(_integer(1), _integers(1)),
     "stride": _either(_integer(1), _integers(1)),
@@ -77,7 +83,7 @@ _CONSTRAINTS: dict[str, Constraint] = {
     ),
     "dtype": _one_of("auto", "float32", "float64"),
     "shuffle": _BOOL,
-    "tol": _real(0),
+    "tol": _either(_real(0), _NONE),
     "n_iter_no_change": _either(_integer(1), (lambda v: _is_real(v) and v == inf, "np.inf")),
     "early_stopping": _BOOL,
     "validation_fraction": (

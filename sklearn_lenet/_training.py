@@ -1,18 +1,20 @@
 """Training policy: epochs, learning-rate schedule, validation, stopping, progress."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from math import cos, inf, isfinite, nan, pi
+from math import ceil, inf, isfinite, isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import murmurhash3_32
 
 from ._engine import Engine
 from ._images import row_chunks
-from ._optimizers import SGD, Adam
+from ._optimizers import SGD, Adam, WeightAverage
+from ._schedules import PLATEAU_PATIENCE, learning_rates
 
 
 @dataclass(frozen=True)
@@ -20,35 +22,33 @@ class Settings:
     """Parameters of the estimator that steer training; their meaning is documented there."""
 
     lr: float
-    lr_schedule: str
+    lr_schedule: str | Callable[[int], float]
     batch_size: int
     max_iter: int
-    alpha: float
     shuffle: bool
-    tol: float
+    tol: float | None
     n_iter_no_change: float
-    early_stopping: bool
+    warns: bool
     verbose: int
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a fit learns from, and what it is validated on.
+    """What a fit learns from, or is validated on.
 
     Attributes
     ----------
     X : ndarray of shape (n_samples, n_features)
     y : integer ndarray of shape (n_samples,)
     weights : ndarray of shape (n_samples,)
-    rows, validation_rows : integer ndarrays
-        Rows of `X` to learn from and to validate on.
+    rows : integer ndarray
+        Rows of `X` to take.
     """
 
     X: np.ndarray
     y: np.ndarray
     weights: np.ndarray
     rows: np.ndarray
-    validation_rows: np.ndarray
 
 
 class Epoch(NamedTuple):
@@ -109,47 +109,55 @@ def stratified_split(
 
 
 def make_optimizer(
-    xp: Any, solver: str, parameters: Any, momentum: float, nesterovs_momentum: bool
-) -> SGD | Adam:
-    """Make the optimizer that `solver` names."""
+    xp: Any,
+    solver: str,
+    parameters: Any,
+    *,
+    momentum: float,
+    nesterovs_momentum: bool,
+    decay: float,
+    n_weights: int,
+    ema_decay: float | None,
+) -> SGD | Adam | WeightAverage:
+    """Make the optimizer that `solver` names; with `ema_decay`, one that averages the weights."""
+    optimizer: SGD | Adam
     if solver == "sgd":
-        return SGD(xp, parameters, momentum, nesterovs_momentum)
-    return Adam(xp, parameters)
-
-
-def learning_rate(settings: Settings, epoch: int) -> float:
-    """Compute the learning rate of an epoch, the first being 0.
-
-    "cosine" is lr / 2 * (1 + cos(pi * epoch / max_iter)) (Loshchilov and Hutter 2017, equation 5).
-    """
-    if settings.lr_schedule == "cosine":
-        return settings.lr / 2 * (1 + cos(pi * epoch / settings.max_iter))
-    return settings.lr
+        optimizer = SGD(xp, parameters, momentum, nesterovs_momentum)
+    elif solver == "adamw":
+        optimizer = Adam(xp, parameters, decay, n_weights)
+    else:
+        optimizer = Adam(xp, parameters)
+    return optimizer if ema_decay is None else WeightAverage(xp, optimizer, ema_decay)
 
 
 def train(
     engine: Engine,
-    optimizer: SGD | Adam,
+    optimizer: SGD | Adam | WeightAverage,
     generator: np.random.Generator,
     data: Data,
+    validation: Data | None,
     settings: Settings,
-) -> list[Epoch]:
+) -> tuple[list[Epoch], np.ndarray]:
     """Train for at most `max_iter` epochs; a keyboard interrupt ends it early, with a warning.
 
     Parameters
     ----------
     engine : Engine
-    optimizer : SGD or Adam
+    optimizer : SGD, Adam or WeightAverage
         Bound to the engine's parameters.
     generator : numpy.random.Generator
-        Draws the order of the samples.
+        Draws the order of the samples, and the augmentation.
     data : Data
+    validation : Data or None
+        None without early stopping.
     settings : Settings
 
     Returns
     -------
     epochs : list of Epoch
         Those run to their end.
+    parameters : ndarray of shape (n_parameters,)
+        With `validation`, those of the best epoch; otherwise the last, or their average.
 
     Raises
     ------
@@ -157,65 +165,83 @@ def train(
         If the loss becomes infinite or NaN.
     """
     epochs: list[Epoch] = []
-    best, best_parameters, n_without_improvement = -inf, None, 0
+    best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
     try:
         # A fit that diverges is told by its loss, once, not by a warning of every operation
         with np.errstate(all="ignore"), _progress(settings) as show:
             for number in range(settings.max_iter):
-                epoch = _run_epoch(engine, optimizer, generator, data, settings, number)
-                quality = epoch.validation_score if settings.early_stopping else -epoch.loss
+                rates = learning_rates(
+                    settings.lr_schedule,
+                    settings.lr,
+                    number,
+                    settings.max_iter,
+                    ceil(len(data.rows) / settings.batch_size),
+                    n_plateaus,
+                )
+                epoch, parameters = _run_epoch(
+                    engine, optimizer, generator, data, validation, settings, rates
+                )
+                quality = epoch.validation_score if validation else -epoch.loss
                 n_without_improvement += 1
-                if quality > best + settings.tol:
+                if quality > best + (settings.tol or 0):
                     n_without_improvement = 0
                 if quality > best:
-                    best = quality
-                    if settings.early_stopping:
-                        best_parameters = engine.parameters.copy()
+                    best, best_parameters = quality, parameters
+                if n_without_improvement and n_without_improvement % PLATEAU_PATIENCE == 0:
+                    n_plateaus += 1
                 epochs.append(epoch)
                 show(epoch)
-                if n_without_improvement >= settings.n_iter_no_change:
+                if (
+                    validation or settings.tol is not None
+                ) and n_without_improvement >= settings.n_iter_no_change:
                     break
+            else:
+                if settings.tol is not None and settings.warns:
+                    warnings.warn(
+                        f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached "
+                        "and the optimization hasn't converged yet.",
+                        ConvergenceWarning,
+                        stacklevel=4,
+                    )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
-    if best_parameters is not None:
-        engine.parameters[...] = best_parameters
-    return epochs
+    if validation and best_parameters is not None:
+        return epochs, best_parameters
+    if isinstance(optimizer, WeightAverage):
+        return epochs, optimizer.average
+    return epochs, engine.parameters
 
 
 def _run_epoch(
     engine: Engine,
-    optimizer: SGD | Adam,
+    optimizer: SGD | Adam | WeightAverage,
     generator: np.random.Generator,
     data: Data,
+    validation: Data | None,
     settings: Settings,
-    number: int,
-) -> Epoch:
-    """Train for one epoch, then validate."""
+    rates: np.ndarray,
+) -> tuple[Epoch, np.ndarray | None]:
+    """Train for one epoch, then validate; returns the parameters that were validated."""
     order = generator.permutation(data.rows) if settings.shuffle else data.rows
     loss = engine.train_epoch(
-        data.X,
-        data.y,
-        data.weights,
-        order,
-        settings.batch_size,
-        optimizer,
-        learning_rate(settings, number),
-        settings.alpha,
+        data.X, data.y, data.weights, order, settings.batch_size, optimizer, rates, generator
     )
     if not isfinite(loss):
         raise ValueError(
-            f"The loss became {loss} in epoch {number + 1}. The training diverged: choose an 'lr' "
-            f"smaller than {settings.lr}, or check the input for features of extreme values."
+            f"The loss became {loss}. The training diverged: choose an 'lr' smaller than "
+            f"{settings.lr}, or check the input for features of extreme values."
         )
-    return Epoch(loss, *(_validate(engine, data) if settings.early_stopping else (nan, nan)))
+    if validation is None:
+        return Epoch(loss, nan, nan), None
+    with optimizer.averaged() if isinstance(optimizer, WeightAverage) else nullcontext():
+        return Epoch(loss, *_validate(engine, validation)), engine.parameters.copy()
 
 
 def _validate(engine: Engine, data: Data) -> tuple[float, float]:
-    """Compute the weighted mean loss and the weighted accuracy on the validation rows."""
-    rows = data.validation_rows
-    y, weights = data.y[rows], data.weights[rows]
-    log_proba = engine.predict_log_proba(data.X, rows)
-    loss = -np.average(log_proba[np.arange(len(rows)), y], weights=weights)
+    """Compute the weighted mean cross-entropy and the weighted accuracy."""
+    y, weights = data.y[data.rows], data.weights[data.rows]
+    log_proba = engine.predict_log_proba(data.X, data.rows)
+    loss = -np.average(log_proba[np.arange(len(y)), y], weights=weights)
     return float(loss), float(np.average(log_proba.argmax(axis=1) == y, weights=weights))
 
 
@@ -231,7 +257,7 @@ def _progress(settings: Settings) -> Iterator[Any]:
 
         def show(epoch: Epoch) -> None:
             results = {"loss": epoch.loss}
-            if settings.early_stopping:
+            if not isnan(epoch.validation_score):
                 results["val_score"] = epoch.validation_score
             bar.set_postfix({name: f"{value:.4f}" for name, value in results.items()})
             bar.update()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -248,7 +248,7 @@ class TestErrors:
             ("batch_size", 0, r"an int in the range \[1, inf\)"),
             ("batch_size", 2.5, "an int"),
             ("max_iter", 0, "an int"),
-            ("solver", "lbfgs", r"a str among \{'sgd', 'adam'\}"),
+            ("solver", "lbfgs", r"a str among \{'sgd', 'adam', 'adamw'\}"),
             ("momentum", 1.5, r"a float in the range \[0\.0, 1\.0\]"),
             ("nesterovs_momentum", "yes", "a bool"),
             ("lr_schedule", "exponential", "a str among"),
@@ -265,7 +265,10 @@ class TestErrors:
             ("image_shape", (12,), r"None or a tuple \(H, W\) or \(C, H, W\)"),
             ("dtype", "float16", "a str among"),
             ("shuffle", 1, "a bool"),
-            ("tol", -1e-3, "a float"),
+            ("tol", -1e-3, "a float in .* or None"),
+            ("ema_decay", 1, r"a float in the range \(0\.0, 1\.0\) or None"),
+            ("label_smoothing", 1.0, r"a float in the range \[0\.0, 1\.0\)"),
+            ("augment", "flip", r"a str among \{'affine', 'elastic'\} or a callable or None"),
             ("n_iter_no_change", 0, r"an int in the range \[1, inf\) or np.inf"),
             ("early_stopping", "loss", "a bool"),
             ("validation_fraction", 1.0, r"a float in the range \(0\.0, 1\.0\)"),
@@ -429,7 +432,13 @@ class TestStopping:
     def test_tol_and_n_iter_no_change(self):
         estimator = model(max_iter=50, tol=1e9, n_iter_no_change=4).fit(X, Y)
         assert estimator.n_iter_ == 5  # the first is better than nothing
-        assert model(max_iter=20, tol=1e9, n_iter_no_change=np.inf).fit(X, Y).n_iter_ == 20
+        assert model(max_iter=20, n_iter_no_change=1).fit(X, Y).n_iter_ == 20  # without tol
+
+    def test_convergence_warning(self):
+        with pytest.warns(ConvergenceWarning, match=r"iterations \(2\) reached") as w:
+            model(max_iter=2, tol=1e-4).fit(X, Y)
+        assert w[0].filename == __file__
+        model(tol=1e-4).partial_fit(X, Y, classes=[0, 1, 2])
 
     def test_attributes_without_early_stopping(self):
         estimator = model().fit(X, Y)
@@ -471,7 +480,7 @@ class TestStopping:
     @pytest.mark.parametrize("early_stopping", [False, True])
     def test_keyboard_interrupt_keeps_the_weights_so_far(self, early_stopping):
         before = threading.active_count()
-        estimator = model(max_iter=100_000, tol=0.0, n_iter_no_change=np.inf, n_jobs=2)
+        estimator = model(max_iter=100_000, n_iter_no_change=np.inf, n_jobs=2)
         estimator.set_params(early_stopping=early_stopping)
         main = threading.main_thread().ident
         timer = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))

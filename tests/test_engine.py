@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
-from sklearn_lenet._engine import Engine, Workers
+from sklearn_lenet._engine import Engine, Objective, Workers
 from sklearn_lenet._images import ImageLayout
 from sklearn_lenet._optimizers import SGD, Adam
 
@@ -38,7 +38,10 @@ def make_engine(parameters=None, n_workers=2, architecture=ARCHITECTURE, layout=
 def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, optimizer=None):
     order = np.arange(len(X)) if order is None else order
     optimizer = optimizer or SGD(np, engine.parameters, 0.0)
-    return engine.train_epoch(X, y, weights, order, batch_size, optimizer, lr, alpha)
+    engine.objective = Objective(alpha=alpha)
+    rates = np.full(-(-len(order) // batch_size), lr)
+    generator = np.random.default_rng(0)
+    return engine.train_epoch(X, y, weights, order, batch_size, optimizer, rates, generator)
 
 
 class Delayed(np.ndarray):

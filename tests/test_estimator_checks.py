@@ -20,11 +20,14 @@ VARIANTS = {
     "adam": {"solver": "adam"},
     "early stopping": {"early_stopping": True},
     # a second fit goes on training: it agrees with the first only where that one was at its goal
-    "warm start": {"warm_start": True, "solver": "adam", "lr": 0.003, "max_iter": 60},
+    "warm start": {"warm_start": True, "solver": "adam", "max_iter": 60, "label_smoothing": 0.1},
     "class weights": {"class_weight": "balanced"},
     "sigmoid": {"activation": "sigmoid"},
     "tanh": {"activation": "tanh"},
     "cosine": {"lr_schedule": "cosine"},
+    "adamw": {"solver": "adamw"},
+    "average": {"ema_decay": 0.9},
+    "label smoothing": {"label_smoothing": 0.1},
 }
 
 
