@@ -3,6 +3,7 @@
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import cycle
 from time import sleep
 
 import numpy as np
@@ -47,10 +48,10 @@ def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, o
 class Delayed(np.ndarray):
     """Rows that take their time, another one at each access: workers overtake each other."""
 
-    delays = np.random.default_rng(0).choice([0, 0, 0.001, 0.003], 10_000).tolist()
+    delays = cycle(np.random.default_rng(0).choice([0, 0, 0.001, 0.003], 997).tolist())
 
     def __getitem__(self, rows):
-        sleep(self.delays.pop())
+        sleep(next(self.delays))
         return np.asarray(self)[rows]
 
 
@@ -160,6 +161,29 @@ class TestStep:
             loss = train(engine, X, y, weights, order, batch_size=3, alpha=0.3)
         assert loss == pytest.approx(expected_loss, rel=1e-12)
         assert_close(parameters, expected, 1e-11)
+
+    def test_large_batch_has_the_mean_gradient_of_its_rows(self):
+        X, y, weights = data(650)
+        before = random_parameters(ARCHITECTURE)
+        steps, losses = [], []
+        for rows in [np.arange(650), *np.arange(650).reshape(26, 25)]:
+            parameters = before.copy()
+            with make_engine(parameters) as engine:
+                losses.append(train(engine, X, y, weights, rows, batch_size=650))
+            steps.append(parameters - before)
+        totals = weights.reshape(26, 25).sum(axis=1)
+        assert losses[0] == pytest.approx(np.average(losses[1:], weights=totals), rel=1e-12)
+        assert_close(steps[0], np.average(steps[1:], axis=0, weights=totals), 1e-10)
+
+    def test_nothing_is_left_of_earlier_batches(self):
+        X, y, weights = data(650)
+        at_once, one_by_one = random_parameters(ARCHITECTURE), random_parameters(ARCHITECTURE)
+        with make_engine(at_once) as engine:
+            train(engine, X, y, weights, batch_size=600)
+        for rows in (np.arange(600), np.arange(600, 650)):
+            with make_engine(one_by_one) as engine:
+                train(engine, X, y, weights, rows, batch_size=600)
+        np.testing.assert_array_equal(at_once, one_by_one)
 
     def test_gradient_is_averaged_once(self):
         """A batch that is duplicated, or whose weights are, has the same mean."""
@@ -374,17 +398,34 @@ class TestWorkers:
             team.run(lambda worker, task, done=done: done.append(task), 20)
             assert sorted(done) == list(range(20))
 
-    def test_error_ends_the_work_early(self):
-        done = []
+    def test_error_of_one_ends_the_work_of_all(self):
+        both, done = threading.Barrier(2, timeout=PATIENCE), []
 
         def work(worker, task):
-            done.append(task)
-            if task == 2:
+            if task < 2:
+                both.wait()
+            if worker == 0:
                 raise LookupError
+            sleep(0.01)
+            done.append(task)
 
-        with Workers(1) as workers, pytest.raises(LookupError):
-            workers.run(work, 100)
-        assert done == [0, 1, 2]
+        with Workers(2) as workers, pytest.raises(LookupError):
+            workers.run(work, 200)
+        assert 1 <= len(done) < 100
+
+    def test_nobody_works_on_when_the_error_arrives(self, team):
+        everyone, done = threading.Barrier(3, timeout=PATIENCE), []
+
+        def work(worker, task):
+            everyone.wait()
+            if worker == 0:
+                raise LookupError
+            sleep(0.05)
+            done.append(worker)
+
+        with pytest.raises(LookupError):
+            team.run(work, 3)
+        assert sorted(done) == [1, 2]
 
     def test_threads_end_with_the_block(self):
         before = threading.active_count()

@@ -250,6 +250,13 @@ class TestMeanAndScale:
             assert mean == pytest.approx(float(X[0, 0]), rel=1e-12)
             assert scale == 1
 
+    @pytest.mark.parametrize("size", [1e-12, 1e-3, 1e9])
+    def test_features_of_any_size(self, size):
+        noise = np.random.default_rng(0).normal(size=(2000, 4))
+        mean, scale = weighted_mean_and_scale(size * noise, np.ones(2000), np.arange(2000))
+        assert mean == pytest.approx(size * noise.mean(), rel=1e-10)
+        assert scale == pytest.approx(1 / (size * noise.std()), rel=1e-10)
+
     @pytest.mark.parametrize("offset", [1e8, -1e8, 1e11])
     def test_noise_on_a_huge_offset(self, offset):
         noise = np.random.default_rng(0).normal(size=(2000, 4))
