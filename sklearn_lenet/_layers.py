@@ -13,6 +13,8 @@ from math import ceil
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ._activations import DERIVATIVES, FUNCTIONS
 from ._backend import zeros
 
@@ -108,7 +110,7 @@ class ConvPool:
         self.images_grad, self.output, self.output_grad = images_grad, output, output_grad
 
         as_strided, dtype = xp.lib.stride_tricks.as_strided, weight.dtype
-        C_in, C_out, N = shape.in_channels, shape.out_channels, images.shape[-1]
+        C_in, C_out, (_, _, W, N) = shape.in_channels, shape.out_channels, images.shape
         k, s, p = shape.kernel_size, shape.stride, shape.pool_size
         # Outputs that no pooling window takes are not computed, nor inputs read that only they see
         Y, X = shape.out_height * p, shape.out_width * p
@@ -162,15 +164,13 @@ class ConvPool:
             reversed_kernels = zeros(xp, (C_in, k, len(kernel_rows), C_out), dtype)
             self.residues.append((kernel_rows, reversed_kernels, seen_by, self.rows[first::s, :-1]))
 
-        # For each column of the kernel, the pixels that it met and their gradients
-        y, c, x, n = images_grad.strides
-        self.shifts = [
-            (
-                as_strided(images_grad[:, :, shift:], (H, C_in, X, N), (y, c, s * x, n)),
-                self.row_pixels[:, :, shift],
-            )
-            for shift in range(k)
-        ]
+        # col2im along x as a product: which pixel each column of the kernel meets at each position
+        meets = np.zeros((W, k, X))
+        for shift in range(k):
+            meets[s * np.arange(X) + shift, shift, np.arange(X)] = 1
+        self.meets = xp.asarray(meets.reshape(W, k * X), dtype)
+        self.pixels_grad = self.row_pixels.reshape(H, C_in, k * X, N)
+        self.images_grad_used = images_grad[:H]
 
     def forward(self) -> None:
         """Fill `output`."""
@@ -225,9 +225,7 @@ class ConvPool:
             for kernel_rows, kernels, seen_by, rows_grad in self.residues:
                 xp.copyto(kernels, self.weight[:, :, kernel_rows].transpose(1, 3, 2, 0))
                 xp.matmul(kernels.reshape(C_in * k, -1), seen_by, out=rows_grad)
-            self.images_grad.fill(0)
-            for pixels_grad, summand in self.shifts:  # col2im
-                xp.add(pixels_grad, summand, out=pixels_grad)
+            xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_used)
 
     def _find_maxima(self) -> None:
         """Mark the first maximum of each pooling window, row by row."""
