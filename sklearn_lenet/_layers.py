@@ -137,7 +137,11 @@ class ConvPool:
         self.maps = memory[margin : margin + Y]
         self.pools = self.maps.reshape(Y // p, p, C_out, X // p, p, N)
         self.window = range(p)
+        # The second half of average pooling, from the sums over a window's rows, as a product
+        means = np.kron(np.eye(X // p), np.full((1, p), 1 / p**2))
+        self.means = xp.asarray(means, dtype)
         self.row_pools = zeros(xp, (Y // p, C_out, X // p, p, N), dtype)
+        self.row_sums = self.row_pools.reshape(Y // p, C_out, X, N)
         if weight_grad is None:
             return
 
@@ -182,9 +186,10 @@ class ConvPool:
         self.activate(xp, self.maps)
         combine = xp.maximum if self.max_pooling else xp.add
         self._reduce(combine, [self.pools[:, y] for y in self.window], self.row_pools)
-        self._reduce(combine, [self.row_pools[:, :, :, x] for x in self.window], self.output)
-        if not self.max_pooling:
-            xp.multiply(self.output, 1 / self.pools.shape[1] ** 2, out=self.output)
+        if self.max_pooling:
+            self._reduce(combine, [self.row_pools[:, :, :, x] for x in self.window], self.output)
+        else:
+            xp.matmul(self.means, self.row_sums, out=self.output)
 
     def _reduce(self, combine: Any, parts: list[Any], out: Any) -> None:
         """Combine arrays into `out`; for the few of a window, faster than a reduction."""
@@ -200,9 +205,9 @@ class ConvPool:
         xp = self.xp
         if self.max_pooling:
             self._find_maxima()
+            xp.copyto(self.row_pools, self.output_grad[:, :, :, None])
         else:
-            xp.multiply(self.output_grad, 1 / self.pools.shape[1] ** 2, out=self.output_grad)
-        xp.copyto(self.row_pools, self.output_grad[:, :, :, None])
+            xp.matmul(self.means.T, self.output_grad, out=self.row_sums)
         self.derive(xp, self.pools, self.row_pools[:, None])  # the maps are now their gradient
         if self.max_pooling:
             xp.multiply(self.pools, self.is_maximum, out=self.pools)
