@@ -1,0 +1,1 @@
+"""Measure what the package claims: ``python -m tests.benchmarks``, from the repository's root."""

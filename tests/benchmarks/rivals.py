@@ -1,0 +1,220 @@
+"""The same network elsewhere: the same sizes and the weights of an estimator of ours.
+
+Each function imports its library itself: none is needed for the others.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+LR, MOMENTUM = 0.005, 0.9
+
+
+def torch_network(model: Any) -> Any:
+    """Make a fitted LeNetClassifier's network, with its weights, in PyTorch."""
+    import torch
+    from torch import nn
+
+    first, second, *dense = model.coefs_
+    pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[model.pooling]
+    layers = [
+        nn.Conv2d(first.shape[1], first.shape[0], 5, padding=2),
+        nn.ReLU(),
+        pool(2),
+        nn.Conv2d(second.shape[1], second.shape[0], 5),
+        nn.ReLU(),
+        pool(2),
+        nn.Flatten(),
+    ]
+    for weight in dense:
+        layers += [nn.Linear(weight.shape[1], weight.shape[0]), nn.ReLU()]
+    network = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for parameter, value in zip(network.parameters(), _parameters(model), strict=True):
+            parameter.copy_(torch.from_numpy(value))
+    return network
+
+
+def _parameters(model: Any) -> list[np.ndarray]:
+    """List the weights and biases, layer by layer."""
+    return [array for layer in zip(model.coefs_, model.intercepts_, strict=True) for array in layer]
+
+
+def torch_images(X: np.ndarray) -> Any:
+    """View rows of 784 pixels, or arrays of images, as a tensor of shape (n, C, H, W)."""
+    import torch
+
+    return torch.from_numpy(X if X.ndim == 4 else X.reshape(-1, 1, 28, 28))
+
+
+def torch_sgd(network: Any, nesterov: bool = False) -> Any:
+    """Make the optimizer that ours is compared with."""
+    import torch
+
+    return torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, nesterov=nesterov)
+
+
+def torch_epoch(network: Any, optimizer: Any, X: Any, y: Any, order: Any, batch_size: int) -> None:
+    """Train for an epoch by the plainest loop: no data loader, and no loss is read."""
+    import torch
+
+    for rows in order.split(batch_size):
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(X[rows]), y[rows]).backward()
+        optimizer.step()
+
+
+def torch_predict(network: Any, X: Any, batch_size: int) -> Any:
+    """Predict classes in batches."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([network(batch).argmax(1) for batch in X.split(batch_size)])
+
+
+def skorch_classifier(model: Any, epochs: int, nesterov: bool = False) -> Any:
+    """Wrap PyTorch's network with skorch, its validation and its printing switched off."""
+    import torch
+    from skorch import NeuralNetClassifier
+
+    return NeuralNetClassifier(
+        torch_network(model),
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.SGD,
+        optimizer__momentum=MOMENTUM,
+        optimizer__nesterov=nesterov,
+        lr=LR,
+        batch_size=64,
+        max_epochs=epochs,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    )
+
+
+def onnx_predict(model: Any, threads: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Make a function that predicts classes in batches with onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(
+        _onnx_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def predict(X: np.ndarray, batch_size: int) -> np.ndarray:
+        images = X.reshape(-1, 1, 28, 28)
+        batches = range(0, len(images), batch_size)
+        return np.concatenate(
+            [
+                session.run(None, {"x0": images[begin : begin + batch_size]})[0].argmax(axis=1)
+                for begin in batches
+            ]
+        )
+
+    return predict
+
+
+def _onnx_model(model: Any) -> Any:
+    """Write the network down as ONNX, its input being called x0."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+
+    def add(operation: str, *inputs: str, **attributes: Any) -> None:
+        n = len(nodes)
+        nodes.append(helper.make_node(operation, [f"x{n}", *inputs], [f"x{n + 1}"], **attributes))
+
+    for layer in range(5):
+        parameters = f"weight{layer}", f"bias{layer}"
+        if layer < 2:
+            add("Conv", *parameters, pads=[2 * (layer == 0)] * 4)
+            add("Relu")
+            add("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+        else:
+            add("Flatten" if layer == 2 else "Relu")
+            add("Gemm", *parameters, transB=1)
+    names = [f"{kind}{layer}" for layer in range(5) for kind in ("weight", "bias")]
+    graph = helper.make_graph(
+        nodes,
+        "lenet",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["n", 1, 28, 28])],
+        [helper.make_tensor_value_info(f"x{len(nodes)}", TensorProto.FLOAT, ["n", 10])],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(array), name)
+            for name, array in zip(names, _parameters(model), strict=True)
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
+    """Make a function that trains for an epoch with JAX, by jitted steps on all its threads."""
+    import jax
+    from jax import lax
+    from jax import numpy as jnp
+
+    (k1, b1), (k2, b2), *dense = zip(model.coefs_, model.intercepts_, strict=True)
+    # JAX is fastest on a CPU with the channels last
+    w3 = dense[0][0].reshape(-1, 16, 5, 5).transpose(0, 2, 3, 1).reshape(-1, 400)
+    kernels = [(k.transpose(2, 3, 1, 0), b) for k, b in ((k1, b1), (k2, b2))]
+    matrices = [(w3.T, dense[0][1]), *((w.T, b) for w, b in dense[1:])]
+    parameters = jax.tree.map(jnp.asarray, (kernels, matrices))
+
+    def loss(parameters: Any, x: Any, y: Any) -> Any:
+        kernels, matrices = parameters
+        for (kernel, bias), padding in zip(kernels, ("SAME", "VALID"), strict=True):
+            x = lax.conv_general_dilated(
+                x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + bias)
+            x = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+        x = x.reshape(len(x), -1)
+        for matrix, bias in matrices[:-1]:
+            x = jax.nn.relu(x @ matrix + bias)
+        x = x @ matrices[-1][0] + matrices[-1][1]
+        return -jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], 1).mean()
+
+    @jax.jit
+    def step(parameters: Any, velocity: Any, x: Any, y: Any) -> Any:
+        gradient = jax.grad(loss)(parameters, x, y)
+        velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
+        return jax.tree.map(lambda p, v: p - LR * v, parameters, velocity), velocity
+
+    images = X.reshape(-1, 28, 28, 1)
+    state = parameters, jax.tree.map(jnp.zeros_like, parameters)
+
+    def epoch() -> None:
+        nonlocal state
+        for begin in range(0, len(images), batch_size):
+            batch = slice(begin, begin + batch_size)
+            state = step(*state, images[batch], y[batch])
+        jax.block_until_ready(state)
+
+    return epoch
+
+
+def keras_epoch(X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    """Make a function that trains for an epoch with Keras' own `fit`."""
+    import keras
+    from keras import layers
+
+    network = keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.AveragePooling2D(2),
+            layers.Conv2D(16, 5, activation="relu"),
+            layers.AveragePooling2D(2),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu"),
+            layers.Dense(84, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+    network.compile(
+        keras.optimizers.SGD(LR, MOMENTUM), keras.losses.SparseCategoricalCrossentropy(True)
+    )
+    images = X.reshape(-1, 28, 28, 1)
+    return lambda: network.fit(images, y, batch_size=batch_size, shuffle=False, verbose=0)
