@@ -342,8 +342,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             rows = np.flatnonzero(weights)
             classes = self.classes_ if goes_on else unique_labels(y[rows])
             y = self._encode(y, classes, rows)
-            weights = weights * self._weights_of_classes(classes, y, weights)[y]
-            rows = np.flatnonzero(weights)  # a class's weight may be 0 as well
+            weights, rows = self._weigh_classes(classes, y, weights)
             if goes_on:
                 self._check_same_network()
             else:
@@ -397,8 +396,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
             y = self._encode(y, classes, np.arange(len(y)))
-            weights = weights * self._weights_of_classes(classes, y, weights)[y]
-            rows = np.flatnonzero(weights)
+            weights, rows = self._weigh_classes(classes, y, weights)
             if goes_on:
                 self._check_same_network()
             else:
@@ -559,13 +557,20 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         codes[rows] = np.searchsorted(classes, y[rows])
         return codes
 
-    def _weights_of_classes(
+    def _weigh_classes(
         self, classes: np.ndarray, y: np.ndarray, weights: np.ndarray
-    ) -> np.ndarray:
-        """Compute the classes' weights; they multiply the samples'."""
-        return compute_class_weight(
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Multiply the samples' weights by their classes'; also give the rows that weigh."""
+        of_classes = compute_class_weight(
             self.class_weight, classes=classes, y=classes[y], sample_weight=weights
         )
+        weights = weights * of_classes[y]
+        rows = np.flatnonzero(weights)
+        if len(rows) == 0:
+            raise ValueError(
+                f"class_weight={self.class_weight!r} leaves no sample of a weight other than 0."
+            )
+        return weights, rows
 
     def _initialize(
         self, X: np.ndarray, rows: np.ndarray, weights: np.ndarray, classes: np.ndarray

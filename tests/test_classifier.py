@@ -519,6 +519,10 @@ class TestWeights:
             model(**parameters).fit(X, Y, sample_weight=weights),
         )
 
+    def test_class_weights_that_leave_nothing(self):
+        with pytest.raises(ValueError, match=r"class_weight=.* leaves no sample"):
+            model(class_weight={0: 0, 1: 0, 2: 0}).fit(X, Y)
+
     def test_balanced_counts_by_weight(self):
         weights = np.where(Y == 0, 3.0, 1.0)
         balanced = model(class_weight="balanced").fit(X, Y, sample_weight=weights)
