@@ -79,6 +79,7 @@ class Workers:
                 raise error
 
     def _serve(self, worker: int, inbox: SimpleQueue) -> None:
+        np.seterr(all="ignore")  # each thread has its own setting; the engine holds the caller's
         while (order := inbox.get()) is not None:
             self._finished.put(self._work_off(worker, *order))
 
@@ -87,13 +88,12 @@ class Workers:
         worker: int, work: Callable[[int, int], None], tasks: list[int]
     ) -> Exception | None:
         try:
-            with np.errstate(all="ignore"):  # as in `train`: each thread has its own setting
-                while tasks:
-                    try:
-                        task = tasks.pop()
-                    except IndexError:  # another thread took the last one
-                        break
-                    work(worker, task)
+            while tasks:
+                try:
+                    task = tasks.pop()
+                except IndexError:  # another thread took the last one
+                    break
+                work(worker, task)
         except Exception as error:
             tasks.clear()
             return error
@@ -158,6 +158,8 @@ class Engine:
 
     def __enter__(self) -> "Engine":
         with ExitStack() as resources:
+            # A fit that diverges is told by its loss, once, not by a warning of every operation
+            resources.enter_context(np.errstate(all="ignore"))
             resources.enter_context(single_threaded_blas())
             self._workers = resources.enter_context(Workers(self.n_workers))
             self._resources = resources.pop_all()
