@@ -10,7 +10,6 @@ import numpy as np
 from ._augmentation import Augmentation
 from ._backend import zeros
 
-
 _SPARE = 16
 
 
