@@ -660,13 +660,15 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         generator = np.random.default_rng()
         generator.bit_generator.state = self._generator
         parameters = self._parameters.copy()
+        alpha = float(self.alpha)
+        penalty, decay = (0.0, alpha) if self.solver == "adamw" else (alpha, 0.0)
         optimizer = make_optimizer(
             np,
             self.solver,
             parameters,
             momentum=float(self.momentum),
             nesterovs_momentum=self.nesterovs_momentum,
-            decay=float(self.alpha),
+            decay=decay,
             n_weights=Architecture(**self._architecture).n_weights,
             ema_decay=None if self.ema_decay is None else float(self.ema_decay),
         )
@@ -675,7 +677,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if name == state_name:
             optimizer.load(state)
         objective = Objective(
-            0.0 if self.solver == "adamw" else float(self.alpha),
+            penalty,
             float(self.label_smoothing),
             make_augmentation(self.augment, self.image_shape_)
             if isinstance(self.augment, str)

@@ -123,10 +123,8 @@ def make_optimizer(
     optimizer: SGD | Adam
     if solver == "sgd":
         optimizer = SGD(xp, parameters, momentum, nesterovs_momentum)
-    elif solver == "adamw":
-        optimizer = Adam(xp, parameters, decay, n_weights)
     else:
-        optimizer = Adam(xp, parameters)
+        optimizer = Adam(xp, parameters, decay, n_weights)
     return optimizer if ema_decay is None else WeightAverage(xp, optimizer, ema_decay)
 
 
@@ -166,6 +164,7 @@ def train(
     """
     epochs: list[Epoch] = []
     best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
+    learnt = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
     try:
         # A fit that diverges is told by its loss, once, not by a warning of every operation
         with np.errstate(all="ignore"), _progress(settings) as show:
@@ -178,15 +177,13 @@ def train(
                     ceil(len(data.rows) / settings.batch_size),
                     n_plateaus,
                 )
-                epoch, parameters = _run_epoch(
-                    engine, optimizer, generator, data, validation, settings, rates
-                )
+                epoch = _run_epoch(engine, optimizer, generator, data, validation, settings, rates)
                 quality = epoch.validation_score if validation else -epoch.loss
                 n_without_improvement += 1
                 if quality > best + (settings.tol or 0):
                     n_without_improvement = 0
                 if quality > best:
-                    best, best_parameters = quality, parameters
+                    best, best_parameters = quality, learnt.copy() if validation else None
                 if n_without_improvement and n_without_improvement % PLATEAU_PATIENCE == 0:
                     n_plateaus += 1
                 epochs.append(epoch)
@@ -205,11 +202,7 @@ def train(
                     )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
-    if validation and best_parameters is not None:
-        return epochs, best_parameters
-    if isinstance(optimizer, WeightAverage):
-        return epochs, optimizer.average
-    return epochs, engine.parameters
+    return epochs, learnt if best_parameters is None else best_parameters
 
 
 def _run_epoch(
@@ -220,8 +213,8 @@ def _run_epoch(
     validation: Data | None,
     settings: Settings,
     rates: np.ndarray,
-) -> tuple[Epoch, np.ndarray | None]:
-    """Train for one epoch, then validate; returns the parameters that were validated."""
+) -> Epoch:
+    """Train for one epoch, then validate."""
     order = generator.permutation(data.rows) if settings.shuffle else data.rows
     loss = engine.train_epoch(
         data.X, data.y, data.weights, order, settings.batch_size, optimizer, rates, generator
@@ -232,9 +225,9 @@ def _run_epoch(
             f"{settings.lr}, or check the input for features of extreme values."
         )
     if validation is None:
-        return Epoch(loss, nan, nan), None
+        return Epoch(loss, nan, nan)
     with optimizer.averaged() if isinstance(optimizer, WeightAverage) else nullcontext():
-        return Epoch(loss, *_validate(engine, validation)), engine.parameters.copy()
+        return Epoch(loss, *_validate(engine, validation))
 
 
 def _validate(engine: Engine, data: Data) -> tuple[float, float]:
