@@ -19,7 +19,10 @@ from ._schedules import PLATEAU_PATIENCE, learning_rates
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of the estimator that steer training; their meaning is documented there."""
+    """Parameters of the estimator that steer training; their meaning is documented there.
+
+    `max_iter` is a number here.
+    """
 
     lr: float
     lr_schedule: str | Callable[[int], float]
@@ -126,6 +129,11 @@ def make_optimizer(
     else:
         optimizer = Adam(xp, parameters, decay, n_weights)
     return optimizer if ema_decay is None else WeightAverage(xp, optimizer, ema_decay)
+
+
+def epochs_for(n_samples: int) -> int:
+    """Give the number of epochs that `max_iter="auto"` stands for."""
+    return min(max(20, ceil(100_000 / n_samples)), 100)
 
 
 def train(
