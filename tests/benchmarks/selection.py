@@ -22,17 +22,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lr 0.0025": {"lr": 0.0025},
     "lr 0.01": {"lr": 0.01},
     "momentum 0.9": {"momentum": 0.9},
-    "momentum 0.95": {"momentum": 0.95},
-    "momentum 0.99": {"momentum": 0.99},
     "constant": {"lr_schedule": "constant"},
     "no smoothing": {"label_smoothing": 0.0},
-    "smoothing 0.05": {"label_smoothing": 0.05},
+    "smoothing 0.1": {"label_smoothing": 0.1},
+    "20 epochs": {"max_iter": 20},
     "max pooling": {"pooling": "max"},
-    "batch 32": {"batch_size": 32},
     "average": {"ema_decay": 0.99},
     "penalty": {"alpha": 0.1},
-    "20 epochs": {"max_iter": 20},
-    "adam": {"solver": "adam", "lr": 0.002},
+    "adam": {"solver": "adam"},
 }
 
 HEADER = (
