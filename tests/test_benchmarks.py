@@ -1,11 +1,14 @@
 """The benchmarks run; how fast anything is, is not tested."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.benchmarks.accuracies import Fits, Row, verdict
 
 
 def test_two_figures(tmp_path):
@@ -19,3 +22,48 @@ def test_two_figures(tmp_path):
     assert figures[0]["value"] == 1
     assert figures[1]["ours_ms"] > 0
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+
+
+def run(module, *arguments):
+    """Run a command of the benchmarks on the packaged sample; give what it printed."""
+    environment = {k: v for k, v in os.environ.items() if k != "SKLEARN_LENET_DATA"}
+    return subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_accuracies(tmp_path):
+    path = tmp_path / "accuracies.json"
+    path.write_text(json.dumps({"older": {}}))
+    output = run("accuracies", "--only", "to-98", "--seeds", 2, "--json", path)
+    rows = json.loads(path.read_text())
+    assert list(rows) == ["older", "to-98"]
+    accuracies = rows["to-98"]["fits"]["raw"]["accuracies"]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 50
+    assert rows["to-98"]["verdict"] == "short"  # 5,000 images do not teach 98 % in an epoch
+    assert "short" in output
+
+
+def test_verdicts_of_accuracies():
+    row = Row("", {}, at_least=99, seconds=4, ranges=("raw", "0..1"), apart=0.1)
+    good = {"raw": Fits([99.0, 99.2], [3.0, 5.0]), "0..1": Fits([99.1, 99.2], [3.0, 4.0])}
+    assert verdict(row, good) == "ok"
+    assert verdict(row, good | {"0..1": Fits([99.2, 99.3], [3.0, 4.0])}) == "short"  # apart
+    assert verdict(row, good | {"raw": Fits([99.0, 98.9], [3.0, 5.0])}) == "short"  # inaccurate
+    assert verdict(row, good | {"raw": Fits([99.0, 99.2], [4.0, 5.0])}) == "short"  # slow
+
+
+def test_selection(tmp_path):
+    path = tmp_path / "selection.json"
+    arguments = ["--images", 200, "--seeds", 1, "--json", path]
+    output = run("selection", "--only", "20 epochs", *arguments)
+    (row,) = json.loads(path.read_text()).values()
+    assert row["parameters"] == {"max_iter": 20}
+    assert row["digits"][0][0] > 90
+    assert "200 images of the sample" in output

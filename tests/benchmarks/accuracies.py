@@ -56,8 +56,13 @@ class Row:
     data: str = "mnist"
 
 
-# The 98 % report took one sample of each mini-batch, at a constant rate
-REPORT = {"activation": "sigmoid", "max_iter": 50, "lr_schedule": "constant"}
+# As in the report that this package grew from, which reached 98 %; it took one sample of each 64
+REPORT = {
+    "activation": "sigmoid",
+    "max_iter": 50,
+    "lr_schedule": "constant",
+    "label_smoothing": 0.0,
+}
 PLAIN = {"pooling": "max"}
 AUGMENTED = {"augment": "elastic", "max_iter": 60}
 TO_98 = TO_99 | {"max_iter": 1}
