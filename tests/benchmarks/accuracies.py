@@ -63,14 +63,21 @@ REPORT = {
     "lr_schedule": "constant",
     "label_smoothing": 0.0,
 }
-PLAIN = {"pooling": "max"}
-AUGMENTED = {"augment": "elastic", "max_iter": 60}
+# Its network is too small to fit distorted images and smooth labels at the same time
+AUGMENTED = {
+    "augment": "elastic",
+    "max_iter": 60,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "label_smoothing": 0.0,
+    "ema_decay": 0.999,
+}
 TO_98 = TO_99 | {"max_iter": 1}
 
 ROWS = {
     "report": Row("sigmoid, mean pooling, constant lr=0.005, 50 epochs", REPORT, 98),
     "defaults": Row("all defaults", {}, 99),
-    "plain": Row(f"without augmentation, 20 epochs: {PLAIN}", PLAIN, 99.25),
+    "plain": Row("all defaults, which are 20 epochs without augmentation", {}, 99.25),
     "augmented": Row(f"with augmentation, 60 epochs: {AUGMENTED}", AUGMENTED, 99.5),
     "digits": Row("load_digits, 5 folds, all defaults", {}, 98.5, data="digits"),
     "ranges": Row(
