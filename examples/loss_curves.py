@@ -19,6 +19,7 @@ EPOCHS = 20
 RATES = (0.01, 0.005)
 SOLVERS = {
     "no momentum": {"momentum": 0, "lr_schedule": "constant"},
+    "schedule": {"momentum": 0, "lr_schedule": "cosine"},
     "momentum": {"momentum": 0.9, "lr_schedule": "constant"},
     "momentum and schedule": {"momentum": 0.9, "lr_schedule": "cosine"},
 }

@@ -58,7 +58,7 @@ def test_loss_curves(tmp_path):
     output = run("loss_curves.py", tmp_path)
     rises = re.findall(r"^lr=([\d.]+), (.*): (\d+) epochs raised the loss$", output, re.MULTILINE)
     counts = {(lr, name): int(count) for lr, name, count in rises}
-    assert len(counts) == 6
+    assert len(counts) == 8
     for lr in ("0.01", "0.005"):
         assert counts[lr, "no momentum"] > counts[lr, "momentum and schedule"]
     image = matplotlib.image.imread(tmp_path / "loss_curves.png")
