@@ -52,7 +52,7 @@ UFUNCS = [
 
 # Names, and the keywords that CuPy has for them
 FUNCTIONS = {
-    **dict.fromkeys(UFUNCS, {"out", "dtype", "casting"}),
+    **{name: {"out", "dtype", "casting"} for name in UFUNCS},
     "clip": {"out"},
     "concatenate": {"axis", "out"},
     "copyto": {"casting"},
@@ -420,7 +420,7 @@ for _name in [
 ]:
     _dunder = _name.strip("_")
     setattr(ndarray, f"__{_dunder}__", _operator(_name))
-    if _name not in ("eq", "ne", "lt", "le", "gt", "ge"):
+    if _name in _ARITHMETIC:
         setattr(ndarray, f"__r{_dunder}__", _operator(_name, reflected=True))
         if _name != "matmul":
             setattr(ndarray, f"__i{_dunder}__", _operator(f"i{_dunder}", in_place=True))

@@ -93,12 +93,12 @@ class TestChoice:
             raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver")
 
         monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", fail)
-        with pytest.raises(RuntimeError, match="no working NVIDIA driver.*InsufficientDriver"):
+        with pytest.raises(RuntimeError, match=r"no working NVIDIA driver.*InsufficientDriver"):
             model(device="cuda").fit(X, Y)
         assert model(device="auto").fit(X, Y).device_ == "cpu"
 
     def test_without_such_a_device(self, cupy):
-        with pytest.raises(RuntimeError, match="no such GPU. CuPy finds 'cuda:0', 'cuda:1'"):
+        with pytest.raises(RuntimeError, match=r"no such GPU\. CuPy finds 'cuda:0', 'cuda:1'"):
             model(device="cuda:2").fit(X, Y)
 
     def test_broken_cupy(self, monkeypatch):
@@ -302,7 +302,8 @@ class TestArrays:
     def test_large_numbers_are_finite(self, cupy):
         huge = X.astype(float)
         huge[:, :2] = 1.5e308, 1.7e308
-        _device_engine.check_device_rows(cupy.asarray(huge), 0, "cuda")
+        with np.errstate(over="ignore"):
+            _device_engine.check_device_rows(cupy.asarray(huge), 0, "cuda")
 
     def test_other_number_of_features(self, cupy):
         classifier = model(device="cuda").fit(cupy.asarray(X), Y)
@@ -325,6 +326,7 @@ class TestMemory:
             return step(self, *arguments)
 
         monkeypatch.setattr(_device_engine.DeviceEngine, "_compute_gradient", record)
+        monkeypatch.setattr(_device_engine, "_MOST_SAMPLES", 60)
         peaks = []
         for n_samples in (600, 2400):
             pixels, y = images(n_samples)
