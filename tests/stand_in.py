@@ -400,24 +400,9 @@ def _operator(name, reflected=False, in_place=False):
     return binary
 
 
-for _name in [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "and_",
-    "or_",
-]:
+_COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]
+_ARITHMETIC = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_"]
+for _name in _COMPARISONS + _ARITHMETIC:
     _dunder = _name.strip("_")
     setattr(ndarray, f"__{_dunder}__", _operator(_name))
     if _name in _ARITHMETIC:
