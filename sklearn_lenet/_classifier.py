@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 
 from ._augmentation import make_augmentation
 from ._backend import available_cores, find_device, is_cupy, namespace, to_host
+from ._cuda import CudaEngine
 from ._device_engine import DeviceEngine, check_device_rows
 from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
@@ -787,7 +788,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         objective = objective or Objective()
         if device is None:
             return Engine(*design, n_workers, objective)
-        return DeviceEngine(*design, device, objective)
+        return CudaEngine(*design, device, objective)
 
     def _prediction_device(self) -> int | None:
         """Find the device to predict on; a model goes wherever its file goes."""

@@ -9,6 +9,7 @@ It says nothing about speed, nor about CUDA itself: work is done when it is aske
 """
 
 import operator
+import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -193,7 +194,8 @@ class Stream:
 
     def end_capture(self):
         captured, self.captured = self.captured, None
-        return Graph(captured)
+        STATE.graphs.append(Graph(captured))
+        return STATE.graphs[-1]
 
 
 class Device:
@@ -225,6 +227,7 @@ class State:
         self.hidden_reads, self.downloads, self.pools = [], [], []
         self.graph_launches = self.launches = 0
         self.capture_fails = self.compilation_fails = False
+        self.graphs = []
 
     def refuse_while_capturing(self, what):
         if self.current.streams[-1].is_capturing():
@@ -531,3 +534,11 @@ def make_modules():
     cupy.state = STATE
     cupyx.empty_pinned = np.empty
     return cupy, cupyx
+
+
+def install(monkeypatch):
+    """Have the stand-in take CuPy's place; returns it."""
+    cupy, cupyx = make_modules()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
+    return cupy

@@ -21,11 +21,9 @@ from .test_learning import VARIANTS
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """Have the stand-in take CuPy's place."""
-    cupy, cupyx = stand_in.make_modules()
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    return cupy
+    """Have the stand-in take CuPy's place. test_cuda.py has the kernels, which are slow here."""
+    monkeypatch.setattr("sklearn_lenet._cuda.are_covered", lambda *arguments: False)
+    return stand_in.install(monkeypatch)
 
 
 @pytest.fixture
