@@ -19,6 +19,9 @@ from ._kernels import (
 from ._network import Architecture
 from ._optimizers import SGD, Adam, WeightAverage
 
+# Of the compiler
+OPTIONS = ("-std=c++17",)
+
 # Steps in a graph: enough to hide the time of its launch, few enough to capture it in no time
 _STEPS_IN_GRAPH = 16
 
@@ -164,7 +167,8 @@ class Kernels:
         source = kernel_source(
             engine.architecture, engine.layout, pixels, solver, averages, self.samples
         )
-        module = engine.xp.RawModule(code=source, options=("-std=c++17",))
+        module = engine.xp.RawModule(code=source, options=OPTIONS)
+        module.compile()
         self.functions = {
             name: module.get_function(name) for name in entry_points(engine.architecture, "")
         }
@@ -351,7 +355,7 @@ class Steps:
 
     def _capture(self) -> Any:
         """Capture steps as a graph; None, with a warning, if that fails."""
-        stream = self.engine.xp.cuda.get_current_stream()
+        stream = self.engine.stream
         try:
             stream.begin_capture()
             try:

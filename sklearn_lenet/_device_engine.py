@@ -50,6 +50,8 @@ class DeviceEngine:
         cupy.
     parameters : cupy.ndarray of shape (n_parameters,)
         Within the block: changed in place by an optimizer that is bound to it.
+    stream : cupy.cuda.Stream
+        Likewise.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class DeviceEngine:
             pool = cuda.MemoryPool()
             resources.callback(pool.free_all_blocks)
             resources.enter_context(cuda.using_allocator(pool.malloc))
-            self._stream = resources.enter_context(cuda.Stream(non_blocking=True))
+            self.stream = resources.enter_context(cuda.Stream(non_blocking=True))
             resources.callback(self._release)
             self.parameters = self.xp.asarray(self._host_parameters)
             self._gradient = self._sum_of_parts = None
@@ -90,7 +92,7 @@ class DeviceEngine:
 
     def _release(self) -> None:
         """Wait for the device, and let go of all memory on it."""
-        self._stream.synchronize()
+        self.stream.synchronize()
         for name in ("parameters", "_gradient", "_sum_of_parts", "_networks", "_resident"):
             self.__dict__.pop(name, None)
 
@@ -240,9 +242,9 @@ class DeviceEngine:
                 sent[n % 2].synchronize()
             np.take(X, taken, axis=0, out=host, mode="clip")
             piece = on_device[: len(taken)]
-            piece.set(host, stream=self._stream)
+            piece.set(host, stream=self.stream)
             sent[n % 2] = cuda.Event()
-            sent[n % 2].record(self._stream)
+            sent[n % 2].record(self.stream)
             yield piece
 
     def _network(self, n_samples: int, trains: bool) -> tuple[ImageLoader, Network]:

@@ -57,11 +57,30 @@ ARCHITECTURES = {
 
 PLAIN = Objective()
 
-# Types of pixels
-OFTEN_USED = {"bool", "uint8", "int32", "float64"}
+# The other networks are for the slow tests
+OFTEN = [
+    "relu, max",
+    "tanh, avg",
+    "sigmoid, max, colour",
+    "strides",
+    "second stride",
+    "large padding",
+    "one convolution",
+    "three convolutions",
+    "many channels",
+    "no hidden layer",
+    "many classes",
+]
 
 # Networks that take less time here
 SMALL = {"conv_channels": (2, 3), "hidden_layer_sizes": (9,), "device": "cuda"}
+
+
+def often(names, chosen):
+    """Leave those that are not chosen to the slow tests."""
+    return [
+        name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names
+    ]
 
 
 @pytest.fixture
@@ -150,7 +169,7 @@ def assert_same(first, second, tolerance=2e-5):
 class TestArithmetic:
     """Three steps, the last on fewer samples, against the CPU's engine."""
 
-    @pytest.mark.parametrize("name", ARCHITECTURES)
+    @pytest.mark.parametrize("name", often(ARCHITECTURES, OFTEN))
     def test_every_network(self, cupy, name):
         cpu, cuda = both(small_architecture(**ARCHITECTURES[name]))
         assert_same(cuda, cpu)
@@ -191,10 +210,7 @@ class TestArithmetic:
 
     @pytest.mark.parametrize(
         "dtype",
-        [
-            name if name in OFTEN_USED else pytest.param(name, marks=pytest.mark.slow)
-            for name in PIXEL_TYPES
-        ],
+        often(PIXEL_TYPES, {"bool", "uint8", "int32", "float64"}),
     )
     def test_every_type_of_pixels(self, cupy, dtype):
         architecture = small_architecture(activation="tanh")
