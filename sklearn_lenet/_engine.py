@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from queue import SimpleQueue
 from types import ModuleType
@@ -12,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from ._augmentation import Augmentation, call_augment
-from ._backend import single_threaded_blas
+from ._backend import single_threaded_blas, zeros
 from ._images import ImageLayout, ImageLoader
 from ._loss import log_softmax, softmax_cross_entropy
 from ._network import Architecture, Network
 
-# Samples that go through the network at once: a worker's buffers then stay in its level 2 cache.
-SHARD_SIZE = 32
+# Samples that go through the convolutions at once, at most: with more, what they need leaves the
+# cache; with fewer, the many calls of NumPy weigh more. Half of it for a small mini-batch, so that
+# there is work for more than one thread.
+SHARD_SIZE = 64
 
-# Gradients that are kept apart before they are added up, in this order whoever computed them: so
-# many workers can share one mini-batch, and memory does not grow with its size.
-_MAX_PARTS = 16
+# Samples whose shards' buffers exist at the same time, at most, and that go through the dense
+# layers at once: memory does not grow with the size of a mini-batch.
+_GROUP_SIZE = 256
 
 
 class Workers:
@@ -76,6 +79,7 @@ class Workers:
                 raise error
 
     def _serve(self, worker: int, inbox: SimpleQueue) -> None:
+        np.seterr(all="ignore")  # each thread has its own setting; the engine holds the caller's
         while (order := inbox.get()) is not None:
             self._finished.put(self._work_off(worker, *order))
 
@@ -84,13 +88,12 @@ class Workers:
         worker: int, work: Callable[[int, int], None], tasks: list[int]
     ) -> Exception | None:
         try:
-            with np.errstate(all="ignore"):  # as in `train`: each thread has its own setting
-                while tasks:
-                    try:
-                        task = tasks.pop()
-                    except IndexError:  # another thread took the last one
-                        break
-                    work(worker, task)
+            while tasks:
+                try:
+                    task = tasks.pop()
+                except IndexError:  # another thread took the last one
+                    break
+                work(worker, task)
         except Exception as error:
             tasks.clear()
             return error
@@ -120,9 +123,11 @@ class Objective:
 class Engine:
     """Train and predict with one network on the CPU.
 
-    Every mini-batch is cut into shards of nearly equal size, `SHARD_SIZE` at most. The cut, and the
-    order in which the shards' gradients are added, depend on the mini-batch alone: results are the
-    same to the bit for any number of workers. Use as a context manager, which holds the threads.
+    Every mini-batch is cut into shards of nearly equal size, which workers take through the
+    convolutions; the calling thread takes all of them through the dense layers at once, whose many
+    small operations would have threads wait for each other. The cut, and the order in which the
+    shards' gradients are added, depend on the mini-batch alone: results are the same to the bit for
+    any number of workers. Use as a context manager, which holds the threads.
 
     Parameters
     ----------
@@ -147,12 +152,14 @@ class Engine:
         self.objective = objective
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers = n_workers
-        self._networks: dict[tuple[int, int, bool], tuple[ImageLoader, Network]] = {}
-        self._gradients = [np.empty(0)] * n_workers
-        self._parts = np.empty((0, len(parameters)), parameters.dtype)
+        self._training_networks: dict[int, tuple[Network, list[ImageLoader]]] = {}
+        self._predicting_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
+        self._group_gradient = self._sum_of_gradients = np.empty(0)
 
     def __enter__(self) -> "Engine":
         with ExitStack() as resources:
+            # A fit that diverges is told by its loss, once, not by a warning of every operation
+            resources.enter_context(np.errstate(all="ignore"))
             resources.enter_context(single_threaded_blas())
             self._workers = resources.enter_context(Workers(self.n_workers))
             self._resources = resources.pop_all()
@@ -219,12 +226,7 @@ class Engine:
         generator: np.random.Generator,
     ) -> tuple[np.ndarray, float]:
         """Compute the gradient of the weighted sum of the rows' losses, and that sum."""
-        n_shards = ceil(len(rows) / SHARD_SIZE)
-        n_parts = min(n_shards, _MAX_PARTS)
-        if len(self._parts) < n_parts:
-            self._parts = np.empty((n_parts, self._parts.shape[1]), self._parts.dtype)
         weights = weights.astype(self.parameters.dtype, copy=False)
-        losses = [0.0] * n_parts
         # Drawn here, for the whole mini-batch: the same for any number of workers
         augmented = draws = None
         if isinstance(self.objective.augment, Augmentation):
@@ -234,36 +236,51 @@ class Engine:
                 self.objective.augment, self.layout.image_shape, X[rows], generator
             )
 
-        def work(worker: int, part: int) -> None:
-            first, last = (n * n_shards // n_parts for n in (part, part + 1))
-            for shard in range(first, last):
-                begin, end = (n * len(rows) // n_shards for n in (shard, shard + 1))
-                loader, network = self._network(worker, end - begin, trains=True)
-                loader.load(
-                    X[rows[begin:end]] if augmented is None else augmented[begin:end],
-                    None if draws is None else draws[begin:end],
-                )
-                network.forward()
-                losses[part] += float(
-                    softmax_cross_entropy(
-                        np,
-                        network.logits,
-                        y[rows[begin:end]],
-                        weights[begin:end],
-                        self.objective.label_smoothing,
-                    )
-                )
-                network.backward()
-                if shard == first:
-                    np.copyto(self._parts[part], self._gradients[worker])
-                else:
-                    np.add(self._parts[part], self._gradients[worker], out=self._parts[part])
+        def load(loader: ImageLoader, shard: slice) -> None:
+            images = X[rows[shard]] if augmented is None else augmented[shard]
+            loader.load(images, None if draws is None else draws[shard])
 
-        self._workers.run(work, n_parts)
-        gradient = self._parts[0]
-        for part in self._parts[1:n_parts]:
-            np.add(gradient, part, out=gradient)
-        return gradient, sum(losses)
+        loss = 0.0
+        groups = _cut(len(rows), _GROUP_SIZE)
+        for number, group in enumerate(groups):
+            loss += self._group_loss(load, y[rows[group]], weights[group], group.start)
+            if len(groups) == 1:
+                return self._group_gradient, loss
+            if number == 0:
+                self._sum_of_gradients = self._group_gradient.copy()
+            else:
+                self._sum_of_gradients += self._group_gradient
+        return self._sum_of_gradients, loss
+
+    def _group_loss(
+        self,
+        load: Callable[[ImageLoader, slice], None],
+        labels: np.ndarray,
+        weights: np.ndarray,
+        begin: int,
+    ) -> float:
+        """Fill the group's gradient, and compute its loss.
+
+        `load` fills a shard's images, given where it lies in the mini-batch, in which the group
+        begins at `begin`.
+        """
+        network, loaders = self._training_network(len(labels))
+        shards = _cut(len(labels), _shard_size(len(labels)), begin)
+
+        def forward(worker: int, shard: int) -> None:
+            load(loaders[shard], shards[shard])
+            network.shards[shard].forward()
+
+        network.lay_out_kernels()
+        self._workers.run(forward, len(shards))
+        network.forward_dense()
+        loss = softmax_cross_entropy(
+            np, network.logits, labels, weights, self.objective.label_smoothing
+        )
+        network.backward_dense()
+        self._workers.run(lambda worker, shard: network.shards[shard].backward(), len(shards))
+        network.fold_kernels()
+        return float(loss)
 
     def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Compute the logarithms of the class probabilities.
@@ -283,25 +300,52 @@ class Engine:
 
         def work(worker: int, shard: int) -> None:
             part = slice(shard * SHARD_SIZE, min((shard + 1) * SHARD_SIZE, n_rows))
-            loader, network = self._network(worker, part.stop - part.start, trains=False)
+            network, loader = self._predicting_network(worker, part.stop - part.start)
             loader.load(X[part] if rows is None else X[rows[part]])
-            network.forward()
+            network.shards[0].forward()
+            network.forward_dense()
             log_softmax(np, network.logits)
             log_proba[part] = network.logits.T
 
+        for network, _ in self._predicting_networks.values():
+            network.lay_out_kernels()
         self._workers.run(work, ceil(n_rows / SHARD_SIZE))
         return log_proba
 
-    def _network(self, worker: int, n_samples: int, trains: bool) -> tuple[ImageLoader, Network]:
-        """Return the worker's own network for `n_samples` samples, made when first wanted."""
-        key = worker, n_samples, trains
-        if key not in self._networks:
-            if trains and len(self._gradients[worker]) == 0:
-                self._gradients[worker] = np.empty_like(self.parameters)
-            gradient = self._gradients[worker] if trains else None
-            network = Network(np, self.architecture, self.parameters, gradient, n_samples)
-            augment = self.objective.augment if trains else None
+    def _training_network(self, n_samples: int) -> tuple[Network, list[ImageLoader]]:
+        """Return a network and its shards' loaders, made when first wanted."""
+        if n_samples not in self._training_networks:
+            if len(self._group_gradient) == 0:
+                self._group_gradient = zeros(np, self.parameters.shape, self.parameters.dtype)
+            n_shards = ceil(n_samples / _shard_size(n_samples))
+            network = Network(
+                np, self.architecture, self.parameters, self._group_gradient, n_samples, n_shards
+            )
+            augment = self.objective.augment
             augmentation = augment if isinstance(augment, Augmentation) else None
-            loader = ImageLoader(np, self.layout, network.images, augmentation)
-            self._networks[key] = loader, network
-        return self._networks[key]
+            loaders = [
+                ImageLoader(np, self.layout, shard.images, augmentation) for shard in network.shards
+            ]
+            self._training_networks[n_samples] = network, loaders
+        return self._training_networks[n_samples]
+
+    def _predicting_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
+        """Return the worker's own network for `n_samples` samples, made when first wanted."""
+        key = worker, n_samples
+        if key not in self._predicting_networks:
+            network = Network(np, self.architecture, self.parameters, None, n_samples)
+            network.lay_out_kernels()
+            loader = ImageLoader(np, self.layout, network.shards[0].images)
+            self._predicting_networks[key] = network, loader
+        return self._predicting_networks[key]
+
+
+def _shard_size(n_samples: int) -> int:
+    return SHARD_SIZE if n_samples > 2 * SHARD_SIZE else SHARD_SIZE // 2
+
+
+def _cut(n: int, most: int, begin: int = 0) -> list[slice]:
+    """Cut `n` numbers, from `begin` on, into parts of nearly equal size, `most` at most."""
+    n_parts = ceil(n / most)
+    ends = [begin + part * n // n_parts for part in range(n_parts + 1)]
+    return [slice(*pair) for pair in pairwise(ends)]

@@ -10,6 +10,8 @@ import numpy as np
 from ._augmentation import Augmentation
 from ._backend import namespace, to_host, zeros
 
+_SPARE = 16
+
 
 def row_chunks(rows: Any) -> list[Any]:
     """Cut row numbers into chunks whose features, as float64, take a few megabytes."""
@@ -122,12 +124,20 @@ class ImageLoader:
         self._pixels = xp.lib.stride_tricks.as_strided(
             middle, (H, zoom, C, W, zoom, N), (zoom * y, y, c, zoom * x, x, n)
         )
-        self._scaled = zeros(xp, (N, C, H, W), images.dtype)
-        self._features = self._scaled.reshape(N, -1)[:, : layout.n_features]
-        self._source = self._scaled
-        self._augmentation = augmentation
+
+        def rows() -> Any:
+            """Make rows of numbers, a few of them spare.
+
+            Those keep images of a multiple of 4096 bytes from sharing the same lines of the cache.
+            """
+            return zeros(xp, (N, C * H * W + _SPARE), images.dtype)
+
+        features = rows()
+        self._features = features[:, : layout.n_features]
+        self._scaled = features[:, :-_SPARE].reshape(N, C, H, W)
+        self._augmentation, self._source = augmentation, self._scaled
         if augmentation is not None:
-            self._source = zeros(xp, (N, C, H, W), images.dtype)
+            self._source = rows()[:, :-_SPARE].reshape(N, C, H, W)
 
     def load(self, rows: Any, draws: Any = None) -> None:
         """Scale rows, distort them as drawn, and write them into the images.

@@ -1,9 +1,9 @@
 """The layers of a LeNet: convolution with pooling, and dense.
 
 A layer is bound, when it is made, to the arrays that it reads and writes: its parameters and their
-gradients (views into flat vectors), its input and its output. `forward` fills the output,
-`backward` (directly below it) reads the gradient of the loss with respect to the output and fills
-those with respect to the parameters and the input. Gradients are overwritten, never accumulated.
+gradients, its input and its output. `forward` fills the output, `backward` (directly below it)
+reads the gradient of the loss with respect to the output and fills those with respect to the
+parameters and the input. Gradients are overwritten, never accumulated.
 The samples are always the last axis, N: copies then move whole runs of samples, and the columns of
 every matrix product are (position, sample), so that no layer has to transpose for the next.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ._activations import DERIVATIVES, FUNCTIONS
+from ._activations import ACTIVATIONS
 from ._backend import zeros
 
 
@@ -58,190 +58,325 @@ class ConvPoolShape:
         convolved = (size + 2 * self.padding - self.kernel_size) // self.stride + 1
         return convolved // self.pool_size
 
+    @property
+    def patch_size(self) -> int:
+        """Side of the patch of pixels that one pooling window sees."""
+        return (self.pool_size - 1) * self.stride + self.kernel_size
 
-class ConvPool:
-    """Convolution, activation and pooling.
+    @property
+    def patch_step(self) -> int:
+        """Pixels from one patch to the next, along both axes."""
+        return self.pool_size * self.stride
 
-    The image's rows are the outermost axis in memory. Each row is laid out once, as the matrix of
-    what the kernel's rows meet in it: one row for each channel and column of the kernel, one column
-    for each position and sample. The k rows that a kernel of height k covers then lie one behind
-    the other, and *are* the matrix that the textbook's im2col would make for one row of outputs: a
-    strided view gives all those matrices, overlapping, without a copy. So im2col takes 1/k of the
-    textbook's memory and time. A row of ones under each image row carries the bias.
+    @property
+    def blocks_of_patch(self) -> int:
+        """Number of blocks, of `patch_step` rows each, that a patch reaches into."""
+        return ceil(self.patch_size / self.patch_step)
 
-    The gradient with respect to such a row is a product, too: of the kernel's rows, in reverse
-    order, with the k rows of outputs that saw it, which lie one behind the other as well.
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks that an image's rows are cut into, as far as patches see them."""
+        return self.out_height - 1 + self.blocks_of_patch
+
+    @property
+    def lines_of_block(self) -> int:
+        """Lines of a block's matrix: one of ones, then one for each row, channel and column."""
+        return 1 + self.patch_step * self.in_channels * self.patch_size
+
+    @property
+    def lines_of_patch(self) -> int:
+        """Lines of a patch's matrix: those of its blocks as far as it reaches, and up to 3 more.
+
+        OpenBLAS takes less time for a product with a multiple of 4 lines than with fewer.
+        """
+        n_lines = self.blocks_of_patch + self.patch_size * self.in_channels * self.patch_size
+        return ceil(n_lines / 4) * 4
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """Shape (H, C_in, W) of the images with their margins, and rows to fill the last block."""
+        margin = 2 * self.padding
+        height = max(self.height + margin, self.n_blocks * self.patch_step)
+        return height, self.in_channels, self.width + margin
+
+
+class Kernels:
+    """A convolution's parameters as the matrix that multiplies its input.
+
+    All places of a pooling window are computed at once, from the patch of pixels that the window
+    sees: the matrix holds each kernel p*p times, shifted to each place of the window, with zeros
+    around. A mini-batch lays it out once, for all of its shards.
 
     Parameters
     ----------
     xp : module
         numpy or cupy.
     shape : ConvPoolShape
-    pooling : {"avg", "max"}
-    activation : {"relu", "tanh", "sigmoid"}
     weight, weight_grad : arrays of shape (C_out, C_in, k, k)
     bias, bias_grad : arrays of shape (C_out,)
-    images, images_grad : arrays of shape (H, C_in, W, N)
-        The input, with its margin of zeros, and the gradient with respect to it; None for
-        `images_grad` where nobody wants it.
-    output, output_grad : arrays of shape (H_out, C_out, W_out, N)
-        `backward` overwrites `output_grad`.
+        The gradients are None where none is wanted.
+
+    Attributes
+    ----------
+    matrix : array of shape (p * p * C_out, n_lines)
+        Filled by `lay_out`. Its columns are the lines of a patch, as `ConvPool` has them.
     """
 
     def __init__(
         self,
         xp: ModuleType,
         shape: ConvPoolShape,
-        pooling: str,
-        activation: str,
         weight: Any,
         bias: Any,
         weight_grad: Any,
         bias_grad: Any,
+    ) -> None:
+        self.xp, self.shape = xp, shape
+        self.weight, self.bias = weight, bias
+        self.weight_grad, self.bias_grad = weight_grad, bias_grad
+        n_parameters, dtype = weight.size + bias.size, weight.dtype
+
+        # Each entry of the matrix is one of the parameters, or the 0 behind them
+        rows, columns = self._places()
+        sources = np.full((shape.pool_size**2 * len(bias), shape.lines_of_patch), n_parameters)
+        sources[rows, columns] = np.arange(n_parameters)
+        self.sources = xp.asarray(sources)
+        self.parameters = zeros(xp, (n_parameters + 1,), dtype)
+        self.matrix = zeros(xp, sources.shape, dtype)
+        if weight_grad is None:
+            return
+
+        # In the gradient of the matrix, which comes transposed
+        self.places = xp.ascontiguousarray(xp.asarray(columns * len(sources) + rows))
+        self.copies_grad = zeros(xp, rows.shape, dtype)
+        self.ones = xp.ones(len(rows), dtype)
+        self.parameters_grad = zeros(xp, (n_parameters,), dtype)
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find the rows and columns of the matrix that the parameters stand in.
+
+        Returns
+        -------
+        rows, columns : integer ndarrays of shape (p * p, n_parameters)
+            For the weights, then the biases, at each place of the window.
+        """
+        shape = self.shape
+        k, s, p, K = shape.kernel_size, shape.stride, shape.pool_size, shape.patch_size
+        C_in, C_out = shape.in_channels, shape.out_channels
+        i, j, o, c, u, v = np.ogrid[:p, :p, :C_out, :C_in, :k, :k]
+        block, row = np.divmod(s * i + u, shape.patch_step)
+        column = block * shape.lines_of_block + 1 + (row * C_in + c) * K + s * j + v
+        row = (i * p + j) * C_out + o
+        biases = row.reshape(p * p, C_out)
+        rows, columns = (
+            np.broadcast_to(index, (p, p, C_out, C_in, k, k)).reshape(p * p, -1)
+            for index in (row, column)
+        )
+        return np.hstack([rows, biases]), np.hstack([columns, np.zeros_like(biases)])
+
+    def lay_out(self) -> None:
+        """Fill `matrix`."""
+        xp, weight = self.xp, self.weight
+        xp.copyto(self.parameters[: weight.size].reshape(weight.shape), weight)
+        xp.copyto(self.parameters[weight.size : -1], self.bias)
+        xp.take(self.parameters, self.sources, out=self.matrix)
+
+    def fold(self, matrix_grad: Any) -> None:
+        """Fill the gradients of weight and bias, given that of the matrix, transposed."""
+        xp, weight_grad = self.xp, self.weight_grad
+        xp.take(matrix_grad, self.places, out=self.copies_grad)
+        xp.matmul(self.ones, self.copies_grad, out=self.parameters_grad)
+        xp.copyto(weight_grad, self.parameters_grad[: weight_grad.size].reshape(weight_grad.shape))
+        xp.copyto(self.bias_grad, self.parameters_grad[weight_grad.size :])
+
+
+class ConvPool:
+    """Convolution, activation and pooling, by one matrix product for each row of the output.
+
+    The image's rows are the outermost axis in memory, cut into blocks: the rows from one patch to
+    the next below. Each block is laid out once, as the matrix of what the kernels' columns meet in
+    it: one line for each row, channel and column of a patch, one column for each patch and sample,
+    and first a line of ones for the bias. The blocks that a row of patches reaches into lie one
+    behind the other, and *are* the matrix that the textbook's im2col would make for it: a strided
+    view gives all those matrices, overlapping, without a copy.
+
+    p*p slabs come out of the product, one for each place of the windows: pooling combines slabs.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    kernels : Kernels
+    pooling : {"avg", "max"}
+    activation : {"relu", "tanh", "sigmoid"}
+    images, images_grad : arrays of shape (*padded_shape, N), (H, C_in, W, N) in short
+        The input, with its margin of zeros, and the gradient with respect to it; None for
+        `images_grad` where nobody wants it.
+    output, output_grad : arrays of shape (H_out, C_out, W_out, N)
+        None for `output_grad` makes a layer that can only go forward.
+
+    Attributes
+    ----------
+    kernels_grad : array of shape (n_lines * p * p * C_out,)
+        Gradient of the kernels' matrix, transposed; filled by `backward`.
+    """
+
+    def __init__(
+        self,
+        xp: ModuleType,
+        kernels: Kernels,
+        pooling: str,
+        activation: str,
         images: Any,
         images_grad: Any,
         output: Any,
         output_grad: Any,
     ) -> None:
-        self.xp, self.max_pooling = xp, pooling == "max"
-        self.activate, self.derive = FUNCTIONS[activation], DERIVATIVES[activation]
-        self.weight, self.bias = weight, bias
-        self.weight_grad, self.bias_grad = weight_grad, bias_grad
+        self.xp, self.kernels = xp, kernels.matrix
         self.images_grad, self.output, self.output_grad = images_grad, output, output_grad
 
-        as_strided, dtype = xp.lib.stride_tricks.as_strided, weight.dtype
-        C_in, C_out, (_, _, W, N) = shape.in_channels, shape.out_channels, images.shape
-        k, s, p = shape.kernel_size, shape.stride, shape.pool_size
-        # Outputs that no pooling window takes are not computed, nor inputs read that only they see
-        Y, X = shape.out_height * p, shape.out_width * p
-        H = (Y - 1) * s + k
+        as_strided, dtype, shape = xp.lib.stride_tricks.as_strided, output.dtype, kernels.shape
+        (n_kernels, n_lines), n_blocks = kernels.matrix.shape, shape.n_blocks
+        K, step, C_in = shape.patch_size, shape.patch_step, shape.in_channels
+        Y, C_out, X, N = output.shape
 
-        # im2col: each row of the image, k times shifted along x
-        self.rows = zeros(xp, (H, C_in * k + 1, X * N), dtype)
-        self.rows[:, -1] = 1
-        self.row_pixels = self.rows[:, :-1].reshape(H, C_in, k, X, N)
+        # im2col: a line of ones, then (row, channel, column of the patch), of each block
+        n_lines_of_blocks = n_blocks * shape.lines_of_block
+        lines = zeros(xp, (n_lines_of_blocks + 3, X * N), dtype)
+        self.blocks = lines[:n_lines_of_blocks].reshape(n_blocks, -1, X * N)
+        self.blocks[:, 0] = 1
+        self.block_pixels = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K, X, N)
         y, c, x, n = images.strides
-        self.pixels = as_strided(images, (H, C_in, k, X, N), (y, c, x, s * x, n))
-        y, row, column = self.rows.strides
-        self.columns = as_strided(self.rows, (Y, k * (C_in * k + 1), X * N), (s * y, row, column))
+        self.pixels = as_strided(
+            images, (n_blocks, step, C_in, K, X, N), (step * y, y, c, x, step * x, n)
+        )
+        self.patches = as_strided(lines, (Y, n_lines, X * N), self.blocks.strides)
 
-        # The weights in the order of the columns' rows, and the bias under one of the rows of ones
-        kernels = zeros(xp, (C_out, k, C_in * k + 1), dtype)
-        self.kernels = kernels.reshape(C_out, -1)
-        self.kernel_weights = kernels[:, :, :-1].reshape(C_out, k, C_in, k)
-        self.kernel_biases = kernels[:, 0, -1]
-
-        # Margins of zero rows stand for outputs beyond the edges, where gradients are sought
-        margin = ceil(k / s) - 1
-        memory = zeros(xp, (Y + 2 * margin, C_out, X * N), dtype)
-        self.maps = memory[margin : margin + Y]
-        self.pools = self.maps.reshape(Y // p, p, C_out, X // p, p, N)
-        self.window = range(p)
-        # The second half of average pooling, from the sums over a window's rows, as a product
-        means = np.kron(np.eye(X // p), np.full((1, p), 1 / p**2))
-        self.means = xp.asarray(means, dtype)
-        self.row_pools = zeros(xp, (Y // p, C_out, X // p, p, N), dtype)
-        self.row_sums = self.row_pools.reshape(Y // p, C_out, X, N)
-        if weight_grad is None:
+        self.maps = zeros(xp, (Y, n_kernels, X * N), dtype)
+        slabs = self.maps.reshape(Y, shape.pool_size**2, C_out * X * N)
+        self.pooled = zeros(xp, output.shape, dtype)
+        self.pool = _POOLS[pooling](xp, activation, slabs, self.pooled)
+        if output_grad is None:
             return
 
-        # With a vector register's width of kernels or more, a transposed copy pays for itself
-        self.transposed_maps = zeros(xp, (Y, X * N, C_out), dtype) if C_out >= 16 else None
-        self.kernels_grads = zeros(xp, (Y, k * (C_in * k + 1), C_out), dtype)
-        self.kernels_grad = zeros(xp, (k, C_in * k + 1, C_out), dtype)
-        if self.max_pooling:
-            self.is_maximum = zeros(xp, self.pools.shape, bool)
-            self.is_free = zeros(xp, output.shape, bool)
+        self.kernels_grads = zeros(xp, (Y, n_lines, n_kernels), dtype)
+        self.kernels_grad = zeros(xp, (n_lines * n_kernels,), dtype)
+        self.ones = xp.ones(Y, dtype)
         if images_grad is None:
             return
 
-        # Rows of the image that are a multiple of the stride apart meet the same rows of the kernel
-        self.residues = []
-        for first in range(min(s, H)):
-            kernel_rows = range(first, k, s)[::-1]
-            top = margin + 1 - len(kernel_rows)
-            seen_by = as_strided(
-                memory[top:],
-                (len(range(first, H, s)), len(kernel_rows) * C_out, X * N),
-                memory.strides,
-            )
-            reversed_kernels = zeros(xp, (C_in, k, len(kernel_rows), C_out), dtype)
-            self.residues.append((kernel_rows, reversed_kernels, seen_by, self.rows[first::s, :-1]))
-
-        # col2im along x as a product: which pixel each column of the kernel meets at each position
-        meets = np.zeros((W, k, X))
-        for shift in range(k):
-            meets[s * np.arange(X) + shift, shift, np.arange(X)] = 1
-        self.meets = xp.asarray(meets.reshape(W, k * X), dtype)
-        self.pixels_grad = self.row_pixels.reshape(H, C_in, k * X, N)
-        self.images_grad_used = images_grad[:H]
+        # col2im along y: a block's gradient is the sum of those of the patches that reach into it
+        self.patches_grad = zeros(xp, self.patches.shape, dtype)
+        self.shares = []
+        for first in range(shape.blocks_of_patch):
+            begin, end = (n * shape.lines_of_block for n in (first, first + 1))
+            share = self.patches_grad[:, begin:end]
+            self.shares.append((self.blocks[first : first + Y, : share.shape[1]], share))
+        # and along x, as a product: which pixel each column of the patch meets in each patch
+        W = images.shape[2]
+        meets = np.zeros((W, K, X))
+        for shift in range(K):
+            meets[step * np.arange(X) + shift, shift, np.arange(X)] = 1
+        self.meets = xp.asarray(meets.reshape(W, K * X), dtype)
+        self.pixels_grad = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K * X, N)
+        self.images_grad_seen = images_grad[: n_blocks * step].reshape(n_blocks, step, C_in, W, N)
 
     def forward(self) -> None:
-        """Fill `output`."""
+        """Fill `output`; the kernels are laid out."""
         xp = self.xp
-        xp.copyto(self.kernel_weights, self.weight.transpose(0, 2, 1, 3))
-        xp.copyto(self.kernel_biases, self.bias)
-        xp.copyto(self.row_pixels, self.pixels)
-        xp.matmul(self.kernels, self.columns, out=self.maps)
-        self.activate(xp, self.maps)
-        combine = xp.maximum if self.max_pooling else xp.add
-        self._reduce(combine, [self.pools[:, y] for y in self.window], self.row_pools)
-        if self.max_pooling:
-            self._reduce(combine, [self.row_pools[:, :, :, x] for x in self.window], self.output)
-        else:
-            xp.matmul(self.means, self.row_sums, out=self.output)
-
-    def _reduce(self, combine: Any, parts: list[Any], out: Any) -> None:
-        """Combine arrays into `out`; for the few of a window, faster than a reduction."""
-        first, *others = parts
-        if not others:
-            self.xp.copyto(out, first)
-        for part in others:
-            combine(first, part, out=out)
-            first = out
+        xp.copyto(self.block_pixels, self.pixels)
+        xp.matmul(self.kernels, self.patches, out=self.maps)
+        self.pool.forward()
+        xp.copyto(self.output, self.pooled)
 
     def backward(self) -> None:
-        """Fill the gradients with respect to weight, bias and input."""
+        """Fill `kernels_grad` and the gradient with respect to the input."""
         xp = self.xp
-        if self.max_pooling:
-            self._find_maxima()
-            xp.copyto(self.row_pools, self.output_grad[:, :, :, None])
-        else:
-            xp.matmul(self.means.T, self.output_grad, out=self.row_sums)
-        self.derive(xp, self.pools, self.row_pools[:, None])  # the maps are now their gradient
-        if self.max_pooling:
-            xp.multiply(self.pools, self.is_maximum, out=self.pools)
-
-        maps = self.maps.transpose(0, 2, 1)
-        if self.transposed_maps is not None:
-            xp.copyto(self.transposed_maps, maps)
-            maps = self.transposed_maps
-        xp.matmul(self.columns, maps, out=self.kernels_grads)
-        xp.sum(
-            self.kernels_grads.reshape(-1, *self.kernels_grad.shape), axis=0, out=self.kernels_grad
-        )
-        C_out, C_in, k, _ = self.weight.shape
-        weight_grad = self.kernels_grad[:, :-1].reshape(k, C_in, k, C_out)
-        xp.copyto(self.weight_grad, weight_grad.transpose(3, 1, 0, 2))
-        xp.copyto(self.bias_grad, self.kernels_grad[0, -1])
-
+        self.pool.backward(self.output_grad)  # the maps are now their gradient
+        xp.matmul(self.patches, self.maps.transpose(0, 2, 1), out=self.kernels_grads)
+        # A sum over few long rows: as a product it takes NumPy less time
+        rows = self.kernels_grads.reshape(len(self.ones), -1)
+        xp.matmul(self.ones, rows, out=self.kernels_grad)
         if self.images_grad is not None:
-            # The rows have done their work: their gradient takes their place
-            for kernel_rows, kernels, seen_by, rows_grad in self.residues:
-                xp.copyto(kernels, self.weight[:, :, kernel_rows].transpose(1, 3, 2, 0))
-                xp.matmul(kernels.reshape(C_in * k, -1), seen_by, out=rows_grad)
-            xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_used)
+            xp.matmul(self.kernels.T, self.maps, out=self.patches_grad)
+            # The blocks have done their work: their gradient takes their place
+            self.blocks.fill(0)
+            for blocks_grad, share in self.shares:
+                xp.add(blocks_grad, share, out=blocks_grad)
+            xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_seen)
+            self.blocks[:, 0] = 1
 
-    def _find_maxima(self) -> None:
-        """Mark the first maximum of each pooling window, row by row."""
-        xp, p = self.xp, self.pools.shape[1]
-        self.is_free.fill(True)
-        for y in range(p):
-            for x in range(p):
-                is_maximum = self.is_maximum[:, y, :, :, x]
-                xp.equal(self.pools[:, y, :, :, x], self.output, out=is_maximum)
-                xp.logical_and(is_maximum, self.is_free, out=is_maximum)
-                xp.logical_xor(self.is_free, is_maximum, out=self.is_free)
+
+class AveragePool:
+    """Activation, then the mean of the slabs.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    activation : {"relu", "tanh", "sigmoid"}
+    slabs : array of shape (H_out, p * p, C_out * W_out * N)
+        Pre-activations at each place of the pooling windows; `backward` leaves their gradient.
+    pooled : array of shape (H_out, C_out, W_out, N)
+    """
+
+    def __init__(self, xp: ModuleType, activation: str, slabs: Any, pooled: Any) -> None:
+        self.xp, self.slabs, self.pooled = xp, slabs, pooled
+        self.rows = pooled.reshape(len(pooled), -1)
+        self.activation = ACTIVATIONS[activation](xp, slabs)
+        self.means = xp.full(slabs.shape[1], 1 / slabs.shape[1], slabs.dtype)
+
+    def forward(self) -> None:
+        """Fill `pooled`."""
+        self.activation.forward()
+        self.xp.matmul(self.means, self.slabs, out=self.rows)
+
+    def backward(self, output_grad: Any) -> None:
+        """Turn the slabs into their gradient; `pooled` is overwritten."""
+        self.xp.multiply(output_grad, 1 / self.slabs.shape[1], out=self.pooled)
+        self.activation.backward(self.rows[:, None])
+
+
+class MaxPool:
+    """Maximum of the slabs, then the activation.
+
+    Activations rise with their argument: the other way round, this is the same, on more numbers.
+
+    Parameters
+    ----------
+    xp, activation, slabs, pooled
+        As for `AveragePool`.
+    """
+
+    def __init__(self, xp: ModuleType, activation: str, slabs: Any, pooled: Any) -> None:
+        self.xp, self.slabs, self.pooled = xp, slabs, pooled
+        self.activation = ACTIVATIONS[activation](xp, pooled)
+        self.largest = zeros(xp, (len(pooled), slabs.shape[2]), slabs.dtype)
+        self.is_largest = zeros(xp, self.largest.shape, bool)
+        self.rows = pooled.reshape(self.largest.shape)
+
+    def forward(self) -> None:
+        """Fill `pooled`."""
+        self.xp.max(self.slabs, axis=1, out=self.largest)
+        self.xp.copyto(self.rows, self.largest)
+        self.activation.forward()
+
+    def backward(self, output_grad: Any) -> None:
+        """Turn the slabs into their gradient; `pooled` is overwritten.
+
+        The first largest place of a window, row by row, has all of it.
+        """
+        xp, rest = self.xp, self.rows
+        self.activation.backward(output_grad)
+        *places, last = self.slabs.transpose(1, 0, 2)
+        for slab in places:
+            xp.equal(slab, self.largest, out=self.is_largest)
+            xp.multiply(rest, self.is_largest, out=slab)
+            xp.subtract(rest, slab, out=rest)
+        xp.copyto(last, rest)
+
+
+_POOLS: dict[str, type[AveragePool | MaxPool]] = {"avg": AveragePool, "max": MaxPool}
 
 
 class Dense:
@@ -272,11 +407,13 @@ class Dense:
         output: Any,
         output_grad: Any,
     ) -> None:
-        self.xp, self.activation = xp, activation
+        self.xp = xp
+        self.activation = None if activation is None else ACTIVATIONS[activation](xp, output)
         self.weight, self.bias = weight, bias
         self.weight_grad, self.bias_grad = weight_grad, bias_grad
         self.input, self.input_grad = input_, input_grad
         self.output, self.output_grad = output, output_grad
+        self.ones = xp.ones(output.shape[1], output.dtype)
 
     def forward(self) -> None:
         """Fill `output`."""
@@ -284,15 +421,15 @@ class Dense:
         xp.matmul(self.weight, self.input, out=self.output)
         xp.add(self.output, self.bias[:, None], out=self.output)
         if self.activation is not None:
-            FUNCTIONS[self.activation](xp, self.output)
+            self.activation.forward()
 
     def backward(self) -> None:
         """Fill the gradients with respect to weight, bias and input."""
         xp = self.xp
         z_grad = self.output_grad
         if self.activation is not None:
-            DERIVATIVES[self.activation](xp, self.output, self.output_grad)
+            self.activation.backward(self.output_grad)
             z_grad = self.output
         xp.matmul(z_grad, self.input.T, out=self.weight_grad)
-        xp.sum(z_grad, axis=1, out=self.bias_grad)
+        xp.matmul(z_grad, self.ones, out=self.bias_grad)  # the sum over the samples
         xp.matmul(self.weight.T, z_grad, out=self.input_grad)

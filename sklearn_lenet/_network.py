@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import zeros
-from ._layers import ConvPool, ConvPoolShape, Dense
+from ._layers import ConvPool, ConvPoolShape, Dense, Kernels
 
 # Glorot and Bengio (2010) for tanh; He et al. (2015) for ReLU, which halves the variance; the
 # sigmoid is a tanh of half the slope and half the height.
@@ -132,8 +132,87 @@ def smallest_image(kernel_size: Any, stride: Any, padding: Any, pool_size: int) 
     return side
 
 
+class Shard:
+    """The convolutions on some of a mini-batch's samples, with buffers of their own.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    architecture : Architecture
+    kernels : list of Kernels
+    features, features_grad : arrays of shape (H, C, W, N)
+        Output of the last convolution, and the gradient with respect to it, or None.
+
+    Attributes
+    ----------
+    images : array of shape (H, C, W, N)
+        To be filled before `forward`.
+    layers : list of ConvPool
+    """
+
+    def __init__(
+        self,
+        xp: ModuleType,
+        architecture: Architecture,
+        kernels: list[Kernels],
+        features: Any,
+        features_grad: Any,
+    ) -> None:
+        n_samples, dtype = features.shape[-1], features.dtype
+        trains = features_grad is not None
+
+        def padded(shape: ConvPoolShape) -> tuple[Any, Any]:
+            """Make images of a layer's input, with its margin of zeros, and view their middle."""
+            images = zeros(xp, (*shape.padded_shape, n_samples), dtype)
+            y = slice(shape.padding, shape.padding + shape.height)
+            x = slice(shape.padding, shape.padding + shape.width)
+            return images, images[y, :, x]
+
+        images, self.images = padded(kernels[0].shape)
+        images_grad = None  # nobody wants the gradient with respect to the first layer's input
+        self.layers = []
+        for layer, following in zip(kernels, [*kernels[1:], None], strict=True):
+            if following is None:
+                next_images, output, next_images_grad, output_grad = (
+                    None,
+                    features,
+                    None,
+                    features_grad,
+                )
+            else:
+                next_images, output = padded(following.shape)
+                next_images_grad, output_grad = padded(following.shape) if trains else (None, None)
+            self.layers.append(
+                ConvPool(
+                    xp,
+                    layer,
+                    architecture.pooling,
+                    architecture.activation,
+                    images,
+                    images_grad,
+                    output,
+                    output_grad,
+                )
+            )
+            images, images_grad = next_images, next_images_grad
+
+    def forward(self) -> None:
+        """Fill the features; the kernels are laid out."""
+        for layer in self.layers:
+            layer.forward()
+
+    def backward(self) -> None:
+        """Fill the layers' `kernels_grad`, given the gradient with respect to the features."""
+        for layer in reversed(self.layers):
+            layer.backward()
+
+
 class Network:
     """The layers of one architecture, bound to parameters and to buffers for N samples.
+
+    The convolutions take the samples in shards, which may be at work at the same time; the dense
+    layers take them all at once. `forward` and `backward` do all the steps one after the other.
 
     Parameters
     ----------
@@ -145,14 +224,15 @@ class Network:
         Filled by `backward`; None makes a network that can only predict.
     n_samples : int
         N.
+    n_shards : int, default=1
+        The samples are cut evenly, in order.
 
     Attributes
     ----------
-    images : array of shape (H, C, W, N)
-        To be filled before `forward`.
+    shards : list of Shard
+        Their images are to be filled before they go forward.
     logits : array of shape (n_classes, N)
         Filled by `forward`; `backward` wants the gradient with respect to them in their place.
-    layers : list of ConvPool and Dense
     """
 
     def __init__(
@@ -162,88 +242,83 @@ class Network:
         parameters: Any,
         gradient: Any,
         n_samples: int,
+        n_shards: int = 1,
     ) -> None:
+        self.xp = xp
         dtype, trains = parameters.dtype, gradient is not None
         weights, biases = architecture.views(parameters)
-        shapes = architecture.convolutions()
-        n_layers = len(weights)
-        weight_grads, bias_grads = (
-            architecture.views(gradient) if trains else ((None,) * n_layers,) * 2
+        no_grads = (None,) * len(weights)
+        grads = architecture.views(gradient) if trains else (no_grads, no_grads)
+        parameters_of_layers: list[tuple[Any, Any, Any, Any]] = list(
+            zip(weights, biases, *grads, strict=True)
         )
 
-        def padded(shape: ConvPoolShape) -> tuple[Any, Any]:
-            """Make images of a layer's input, with its margin of zeros, and view their middle."""
-            margin = 2 * shape.padding
-            images = zeros(
-                xp,
-                (shape.height + margin, shape.in_channels, shape.width + margin, n_samples),
-                dtype,
+        shapes = architecture.convolutions()
+        self.kernels = [
+            Kernels(xp, shape, *arrays)
+            for shape, arrays in zip(shapes, parameters_of_layers, strict=False)
+        ]
+        last = shapes[-1]
+        sizes = last.out_channels, last.out_height, last.out_width, n_samples
+        features, features_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
+        self.shards = []
+        for shard in range(n_shards):
+            samples = slice(*(n * n_samples // n_shards for n in (shard, shard + 1)))
+            output, output_grad = (
+                array[..., samples].transpose(1, 0, 2, 3) for array in (features, features_grad)
             )
-            y, x = (
-                slice(margin // 2, margin // 2 + shape.height),
-                slice(margin // 2, margin // 2 + shape.width),
+            self.shards.append(
+                Shard(xp, architecture, self.kernels, output, output_grad if trains else None)
             )
-            return images, images[y, :, x]
 
-        self.layers: list[ConvPool | Dense] = []
-        images, self.images = padded(shapes[0])
-        images_grad = None  # nobody wants the gradient with respect to the first layer's input
-        for i, shape in enumerate(shapes):
-            if i + 1 < len(shapes):
-                next_images, output = padded(shapes[i + 1])
-                next_images_grad, output_grad = padded(shapes[i + 1])
-            else:  # flatten: the dense layers' input, seen as images
-                sizes = shape.out_channels, shape.out_height, shape.out_width, n_samples
-                flat, flat_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
-                output, output_grad = (a.transpose(1, 0, 2, 3) for a in (flat, flat_grad))
-                next_images = next_images_grad = None
-            self.layers.append(
-                ConvPool(
-                    xp,
-                    shape,
-                    architecture.pooling,
-                    architecture.activation,
-                    weights[i],
-                    biases[i],
-                    weight_grads[i],
-                    bias_grads[i],
-                    images,
-                    images_grad,
-                    output,
-                    output_grad,
-                )
-            )
-            images, images_grad = next_images, next_images_grad
-
-        vector, vector_grad = (a.reshape(-1, n_samples) for a in (flat, flat_grad))
-        for i in range(len(shapes), n_layers):
-            is_last = i == n_layers - 1
-            output = zeros(xp, (len(biases[i]), n_samples), dtype)
+        # flatten, and the dense layers
+        vector, vector_grad = (a.reshape(-1, n_samples) for a in (features, features_grad))
+        self.dense: list[Dense] = []
+        for arrays in parameters_of_layers[len(shapes) :]:
+            is_last = len(self.dense) == len(architecture.hidden_layer_sizes)
+            output = zeros(xp, (len(arrays[0]), n_samples), dtype)
             # the loss leaves its gradient in place of the logits
             output_grad = output if is_last else zeros(xp, output.shape, dtype)
-            self.layers.append(
-                Dense(
-                    xp,
-                    None if is_last else architecture.activation,
-                    weights[i],
-                    biases[i],
-                    weight_grads[i],
-                    bias_grads[i],
-                    vector,
-                    vector_grad,
-                    output,
-                    output_grad,
-                )
+            activation = None if is_last else architecture.activation
+            self.dense.append(
+                Dense(xp, activation, *arrays, vector, vector_grad, output, output_grad)
             )
             vector, vector_grad = output, output_grad
         self.logits = vector
 
     def forward(self) -> None:
         """Fill `logits`."""
-        for layer in self.layers:
-            layer.forward()
+        self.lay_out_kernels()
+        for shard in self.shards:
+            shard.forward()
+        self.forward_dense()
 
     def backward(self) -> None:
         """Fill the gradient vector."""
-        for layer in reversed(self.layers):
+        self.backward_dense()
+        for shard in self.shards:
+            shard.backward()
+        self.fold_kernels()
+
+    def lay_out_kernels(self) -> None:
+        """Take over the convolutions' parameters, before the shards go forward."""
+        for kernels in self.kernels:
+            kernels.lay_out()
+
+    def forward_dense(self) -> None:
+        """Fill `logits`, when all shards have gone forward."""
+        for layer in self.dense:
+            layer.forward()
+
+    def backward_dense(self) -> None:
+        """Fill the dense layers' gradients, and what the shards need to go backward."""
+        for layer in reversed(self.dense):
             layer.backward()
+
+    def fold_kernels(self) -> None:
+        """Fill the convolutions' gradients with the sums over the shards, in their order."""
+        for number, kernels in enumerate(self.kernels):
+            total, *others = [shard.layers[number].kernels_grad for shard in self.shards]
+            for kernels_grad in others:
+                self.xp.add(total, kernels_grad, out=total)
+            kernels.fold(total)

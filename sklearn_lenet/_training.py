@@ -174,8 +174,7 @@ def train(
     epochs: list[Epoch] = []
     best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
     try:
-        # A fit that diverges is told by its loss, once, not by a warning of every operation
-        with np.errstate(all="ignore"), _progress(settings) as show:
+        with _progress(settings) as show:
             for number in range(settings.max_iter):
                 rates = learning_rates(
                     settings.lr_schedule,

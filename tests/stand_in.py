@@ -375,7 +375,8 @@ def _method(name):
         assert keywords.keys() <= allowed, keywords
         out = keywords.get("out")
         keywords = {key: unwrap(v) if key == "out" else v for key, v in keywords.items()}
-        result = getattr(self._array, name)(*arguments, **keywords)
+        with np.errstate(all="ignore"):
+            result = getattr(self._array, name)(*arguments, **keywords)
         return out if out is not None else self._view(np.asarray(result))
 
     return method
@@ -387,7 +388,7 @@ for _name in METHODS:
 
 
 def _operator(name, reflected=False, in_place=False):
-    function = getattr(operator, name)
+    function = np.errstate(all="ignore")(getattr(operator, name))
 
     def binary(self, other):
         if not isinstance(other, (ndarray, *SCALARS)):
@@ -433,7 +434,8 @@ def _call(name, *arguments, **keywords):
         arguments = [*map(unwrap, arguments[:1]), *arguments[1:]]
     else:
         arguments = list(map(unwrap, arguments))
-    result = getattr(np, name)(*arguments, **keywords)
+    with np.errstate(all="ignore"):  # a GPU knows no such warnings
+        result = getattr(np, name)(*arguments, **keywords)
     return out if out is not None else wrap(result)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sklearn_lenet._activations import DERIVATIVES, FUNCTIONS
+from sklearn_lenet._activations import ACTIVATIONS as CLASSES
 
 from . import naive
 from .helpers import (
@@ -27,14 +27,16 @@ PRE_ACTIVATIONS = [0.0, -0.0, 1e-30, -1e-30, 1e-3, -1e-3, 0.5, -0.5, 2.0, -2.0, 
 
 def activate(name, z):
     output = z.copy()
-    FUNCTIONS[name](np, output)
+    CLASSES[name](np, output).forward()
     return output
 
 
 def derive(name, z, output_grad):
     """Return the gradient with respect to z, given that with respect to the activation of z."""
-    array = activate(name, z)
-    DERIVATIVES[name](np, array, output_grad)
+    array = z.copy()
+    activation = CLASSES[name](np, array)
+    activation.forward()
+    activation.backward(output_grad)
     return array
 
 

@@ -20,14 +20,14 @@ from .ours import classifier, partial_fit
 _METHODS = {"_find_maxima": "places of maxima"}
 
 
-# Products, by what they fill; the others are those of the input gradient
+# The arithmetic that the textbook has as well, by what it fills; other products are overhead
 _PRODUCTS = {
     "maps": "GEMM forward",
     "output": "GEMM forward",
     "kernels_grads": "GEMM weight gradient",
     "weight_grad": "GEMM weight gradient",
-    "row_sums": "backward matmul row_sums",
-    "images_grad_used": "backward matmul images_grad",
+    "patches_grad": "GEMM input gradient",
+    "input_grad": "GEMM input gradient",
 }
 
 
@@ -115,11 +115,11 @@ class Clock:
 
     def _new_step(self, name: str, target: Any) -> str:
         """Name a layer's call by what it wrote to."""
-        attributes = [key for key, value in vars(self._layer).items() if value is target]
-        attribute = attributes[0] if attributes else ""
-        if name == "matmul" and not (attribute == "output" and hasattr(self._layer, "maps")):
-            return _PRODUCTS.get(attribute, "GEMM input gradient")
-        return " ".join([self._direction, name, *attributes[:1]])
+        owned = vars(self._layer) | vars(getattr(self._layer, "pool", self))
+        attributes = [key for key, value in owned.items() if value is target][:1]
+        if name == "matmul" and attributes[0] in _PRODUCTS:
+            return _PRODUCTS[attributes[0]]
+        return " ".join([self._direction, name, *attributes])
 
 
 class TimedNumPy:
@@ -158,8 +158,6 @@ def breakdown(settings: Settings) -> Result:
     with ExitStack() as stack:
         for target, replacement in _replacements(clock).items():
             stack.enter_context(patch(target, replacement))
-        for name in ("FUNCTIONS", "DERIVATIVES"):
-            stack.enter_context(_timed_activations(clock, name))
         for _ in range(settings.repeats):
             train()
     per_step = 64 / (n * settings.repeats)
@@ -182,7 +180,7 @@ def _replacements(clock: Clock) -> dict[str, Any]:
     def timed_network(*args: Any) -> Network:
         network = Network(*args)
         counts: dict[str, int] = defaultdict(int)
-        for layer in network.layers:
+        for layer in [*network.shards[0].layers, *network.shards[1].layers, *network.dense]:
             kind = type(layer).__name__
             counts[kind] += 1
             clock.watch(layer, f"{kind} {counts[kind]}")
@@ -202,15 +200,6 @@ def _replacements(clock: Clock) -> dict[str, Any]:
         "sklearn_lenet._engine.ImageLoader.load": clock.whole("scale, transpose", ImageLoader.load),
         "sklearn_lenet._optimizers.SGD.step": clock.whole("optimizer", SGD.step),
     }
-
-
-def _timed_activations(clock: Clock, name: str) -> Any:
-    """Put the activation functions, or their derivatives, under the clock."""
-    from sklearn_lenet import _activations
-
-    functions = getattr(_activations, name)
-    step = {"FUNCTIONS": "activation", "DERIVATIVES": "derivative"}[name]
-    return patch.dict(functions, {key: clock.whole(step, f) for key, f in functions.items()})
 
 
 def _table(clock: Clock, per_step: float, plain: float) -> str:
