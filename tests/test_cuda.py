@@ -47,7 +47,7 @@ ARCHITECTURES = {
     "no pooling": {"pool_size": 1, "activation": "tanh"},
     "windows of three": {"pool_size": 3, "image_shape": (1, 23, 20)},
     "kernel of one pixel": {"kernel_size": (1, 1), "padding": (0, 0), "activation": "tanh"},
-    "many channels": {"conv_channels": (20, 12), "kernel_size": (3, 4), "activation": "tanh"},
+    "many channels": {"conv_channels": (20, 12), "kernel_size": (3, 3), "activation": "tanh"},
     "no hidden layer": {"hidden_layer_sizes": (), "n_classes": 2},
     "three hidden layers": {"hidden_layer_sizes": (40, 7, 35), "activation": "tanh"},
     "many classes": {"n_classes": 40},
