@@ -35,20 +35,20 @@ class AffineRanges:
 
 
 # For MNIST, Ciresan et al. ("Deep, big, simple neural nets for handwritten digit recognition",
-# Neural Computation 22(12), 2010) rotate or shear by up to 15 degrees, by 7.5 the digits 1 and 7,
-# which then look like each other, and scale by up to 15 or 20 percent. Here one image meets both
-# rotation and shear, whatever its class: together they slant it by 18 degrees at most. The digits
-# of MNIST stand in the middle of a margin of 4 of 28 pixels: half of it leaves enlarged ones whole.
+# Neural Computation 22(12), 2010, section 4) rotate or shear by up to 15 degrees, the digits 1 and
+# 7 by up to 7.5, and scale by up to 15 or 20 percent. Here one image meets both rotation and shear,
+# whatever its class: together they slant it by 18 degrees at most. The digits of MNIST stand in the
+# middle of a margin of 4 of 28 pixels: half of it leaves enlarged ones whole.
 AFFINE = AffineRanges(rotation=10, scale=0.15, shear=0.15, shift=2 / 28)
 
 # Beside the displacements, which shift, scale and slant parts of the image on their own
 AFFINE_OF_ELASTIC = AffineRanges(rotation=7.5, scale=0.1, shear=0.1, shift=1 / 28)
 
 # Standard deviation of the Gaussian, in pixels, and factor, both for images of 29 x 29 pixels: the
-# mildest of Ciresan et al. Simard, Steinkraus and Platt ("Best practices for convolutional neural
-# networks applied to visual document analysis", ICDAR 2003) take 4 and 34; with the affine map on
-# top, this stretches 3 % of a digit's places 2.5-fold or more, into smears that close an open 4 and
-# tear up an 8. Here, those are 0.05 %.
+# least that Ciresan et al. draw, of 5 to 6 and 36 to 38. Simard, Steinkraus and Platt ("Best
+# practices for convolutional neural networks applied to visual document analysis", ICDAR 2003)
+# take 4 and 34; with the affine map on top, this stretches 3 % of a digit's places 2.5-fold or
+# more, into smears that close an open 4 and tear up an 8. Here, those are 0.05 %.
 ELASTIC_SIGMA, ELASTIC_ALPHA, ELASTIC_SIDE = 5.0, 36.0, 29
 
 # Distance of the knots that carry the noise, in standard deviations of the Gaussian. At 1.25, the

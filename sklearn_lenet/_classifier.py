@@ -30,7 +30,14 @@ from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
 from ._parameters import check_parameters, for_each
-from ._training import Data, Settings, make_optimizer, stratified_split, train
+from ._training import (
+    Data,
+    Settings,
+    epochs_for,
+    make_optimizer,
+    stratified_split,
+    train,
+)
 
 _POOL_SIZE = 2
 
@@ -66,17 +73,19 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Learning rate: the size of a step of the solver.
     batch_size : int, default=64
         Number of samples in a mini-batch. One that is larger than the training set takes all of it.
-    max_iter : int, default=20
-        Number of epochs, that is, passes over the training data, at most.
+    max_iter : int or "auto", default="auto"
+        Number of epochs, that is, passes over the training data, at most. "auto" is 20, or as many
+        more, up to 100, as it takes to see 100,000 samples: a small training set needs more epochs
+        for as many steps.
     solver : {"sgd", "adam", "adamw"}, default="sgd"
         "sgd" is stochastic gradient descent with momentum, "adam" the method of Kingma and Ba
         (2015), "adamw" that with decoupled weight decay (Loshchilov and Hutter 2019). Both often
         want a smaller `lr`, such as 0.001.
-    momentum : float in [0, 1], default=0.9
+    momentum : float in [0, 1], default=0.98
         Momentum of the solver "sgd".
     nesterovs_momentum : bool, default=True
         Whether "sgd" uses Nesterov's momentum.
-    lr_schedule : {"constant", "step", "cosine", "plateau"} or callable, default="constant"
+    lr_schedule : {"constant", "step", "cosine", "plateau"} or callable, default="cosine"
         How the learning rate goes from epoch to epoch. "step" divides it by 10 after half of
         `max_iter`, and again after three quarters. "cosine" raises it from 0 to `lr` within the
         first twentieth of `max_iter`, then lowers it to 0 along half a cosine wave. "plateau"
@@ -91,7 +100,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     ema_decay : float in (0, 1), default=None
         Predict with an exponential moving average of the weights, which forgets the share
         ``1 - ema_decay`` of itself with each step of the solver. None takes the last weights.
-    label_smoothing : float in [0, 1), default=0
+    label_smoothing : float in [0, 1), default=0.05
         Share of each sample's target that is divided evenly among all classes.
     augment : {"affine", "elastic"} or callable, default=None
         Distorts the training images anew in every epoch. "affine" rotates, scales, shears and
@@ -242,14 +251,14 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         *,
         lr: float = 0.005,
         batch_size: int = 64,
-        max_iter: int = 20,
+        max_iter: int | str = "auto",
         solver: str = "sgd",
-        momentum: float = 0.9,
+        momentum: float = 0.98,
         nesterovs_momentum: bool = True,
-        lr_schedule: str | Callable[[int], float] = "constant",
+        lr_schedule: str | Callable[[int], float] = "cosine",
         alpha: float = 0.0,
         ema_decay: float | None = None,
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.05,
         augment: str | Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         conv_channels: tuple[int, ...] = (6, 16),
         kernel_size: int | tuple[int, ...] = 5,
@@ -717,14 +726,17 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             data = replace(data, rows=rows)
         generator = np.random.default_rng()
         generator.bit_generator.state = self._generator
+        alpha = float(self.alpha)
+        penalty, decay = (0.0, alpha) if self.solver == "adamw" else (alpha, 0.0)
         objective = Objective(
-            0.0 if self.solver == "adamw" else float(self.alpha),
+            penalty,
             float(self.label_smoothing),
             make_augmentation(self.augment, self.image_shape_)
             if isinstance(self.augment, str)
             else self.augment,
         )
         name = self.solver if self.ema_decay is None else f"{self.solver}, averaged"
+        settings = self._settings(len(data.rows), partial)
         with self._engine(self._parameters.copy(), self._n_workers(), device, objective) as engine:
             optimizer = make_optimizer(
                 engine.xp,
@@ -732,16 +744,14 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 engine.parameters,
                 momentum=float(self.momentum),
                 nesterovs_momentum=self.nesterovs_momentum,
-                decay=float(self.alpha),
+                decay=decay,
                 n_weights=Architecture(**self._architecture).n_weights,
                 ema_decay=None if self.ema_decay is None else float(self.ema_decay),
             )
             state_name, state = self._optimizer
             if name == state_name:
                 optimizer.load(state)
-            epochs, parameters = train(
-                engine, optimizer, generator, data, validation, self._settings(partial)
-            )
+            epochs, parameters = train(engine, optimizer, generator, data, validation, settings)
             self._parameters = to_host(parameters)
             self._optimizer = name, to_host(optimizer.state)
         self.device_ = "cpu" if device is None else f"cuda:{device}"
@@ -763,13 +773,14 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             self.best_loss_ = min(self.loss_curve_, default=nan)
         return self
 
-    def _settings(self, partial: bool) -> Settings:
+    def _settings(self, n_samples: int, partial: bool) -> Settings:
         """Give the parameters that steer training; `partial_fit` runs one epoch at `lr`."""
+        max_iter = epochs_for(n_samples) if self.max_iter == "auto" else int(self.max_iter)
         return Settings(
             lr=float(self.lr),
             lr_schedule="constant" if partial else self.lr_schedule,
             batch_size=int(self.batch_size),
-            max_iter=1 if partial else int(self.max_iter),
+            max_iter=1 if partial else max_iter,
             shuffle=self.shuffle,
             tol=None if self.tol is None else float(self.tol),
             n_iter_no_change=self.n_iter_no_change,

@@ -61,7 +61,7 @@ _BOOL: Constraint = (lambda v: isinstance(v, bool), "a bool")
 _CONSTRAINTS: dict[str, Constraint] = {
     "lr": _real(0, open_low=True),
     "batch_size": _integer(1),
-    "max_iter": _integer(1),
+    "max_iter": _either(_integer(1), _one_of("auto")),
     "solver": _one_of("sgd", "adam", "adamw"),
     "momentum": _real(0, 1),
     "nesterovs_momentum": _BOOL,

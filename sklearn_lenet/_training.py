@@ -21,7 +21,10 @@ from ._schedules import PLATEAU_PATIENCE, learning_rates
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of the estimator that steer training; their meaning is documented there."""
+    """Parameters of the estimator that steer training; their meaning is documented there.
+
+    `max_iter` is a number here.
+    """
 
     lr: float
     lr_schedule: str | Callable[[int], float]
@@ -129,11 +132,14 @@ def make_optimizer(
     optimizer: SGD | Adam
     if solver == "sgd":
         optimizer = SGD(xp, parameters, momentum, nesterovs_momentum)
-    elif solver == "adamw":
-        optimizer = Adam(xp, parameters, decay, n_weights)
     else:
-        optimizer = Adam(xp, parameters)
+        optimizer = Adam(xp, parameters, decay, n_weights)
     return optimizer if ema_decay is None else WeightAverage(xp, optimizer, ema_decay)
+
+
+def epochs_for(n_samples: int) -> int:
+    """Give the number of epochs that `max_iter="auto"` stands for."""
+    return min(max(20, ceil(100_000 / n_samples)), 100)
 
 
 def train(
@@ -173,6 +179,7 @@ def train(
     """
     epochs: list[Epoch] = []
     best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
+    learnt = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
@@ -184,15 +191,13 @@ def train(
                     ceil(len(data.rows) / settings.batch_size),
                     n_plateaus,
                 )
-                epoch, parameters = _run_epoch(
-                    engine, optimizer, generator, data, validation, settings, rates
-                )
+                epoch = _run_epoch(engine, optimizer, generator, data, validation, settings, rates)
                 quality = epoch.validation_score if validation else -epoch.loss
                 n_without_improvement += 1
                 if quality > best + (settings.tol or 0):
                     n_without_improvement = 0
                 if quality > best:
-                    best, best_parameters = quality, parameters
+                    best, best_parameters = quality, learnt.copy() if validation else None
                 if n_without_improvement and n_without_improvement % PLATEAU_PATIENCE == 0:
                     n_plateaus += 1
                 epochs.append(epoch)
@@ -211,11 +216,7 @@ def train(
                     )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
-    if validation and best_parameters is not None:
-        return epochs, best_parameters
-    if isinstance(optimizer, WeightAverage):
-        return epochs, optimizer.average
-    return epochs, engine.parameters
+    return epochs, learnt if best_parameters is None else best_parameters
 
 
 def _run_epoch(
@@ -226,8 +227,8 @@ def _run_epoch(
     validation: Data | None,
     settings: Settings,
     rates: np.ndarray,
-) -> tuple[Epoch, np.ndarray | None]:
-    """Train for one epoch, then validate; returns the parameters that were validated."""
+) -> Epoch:
+    """Train for one epoch, then validate."""
     order = generator.permutation(data.rows) if settings.shuffle else data.rows
     loss = engine.train_epoch(
         data.X, data.y, data.weights, order, settings.batch_size, optimizer, rates, generator
@@ -238,9 +239,9 @@ def _run_epoch(
             f"{settings.lr}, or check the input for features of extreme values."
         )
     if validation is None:
-        return Epoch(loss, nan, nan), None
+        return Epoch(loss, nan, nan)
     with optimizer.averaged() if isinstance(optimizer, WeightAverage) else nullcontext():
-        return Epoch(loss, *_validate(engine, validation)), engine.parameters.copy()
+        return Epoch(loss, *_validate(engine, validation))
 
 
 def _validate(engine: Engine | DeviceEngine, data: Data) -> tuple[float, float]:

@@ -40,7 +40,9 @@ X, Y = images()
 
 
 def model(**parameters):
-    return LeNetClassifier(**{"random_state": 0, "max_iter": 3, "batch_size": 16, **parameters})
+    """Make a quick one, at a constant rate: then the epochs of several calls add up."""
+    defaults = {"random_state": 0, "max_iter": 3, "batch_size": 16, "lr_schedule": "constant"}
+    return LeNetClassifier(**(defaults | parameters))
 
 
 def assert_same_bits(first, second):
@@ -72,7 +74,7 @@ class TestLearning:
         X, y = load_digits(return_X_y=True)
         folds = StratifiedKFold(shuffle=True, random_state=0)
         classifier = LeNetClassifier(random_state=0, dtype="float32")
-        assert cross_val_score(classifier, X, y, cv=folds).mean() > 0.96
+        assert cross_val_score(classifier, X, y, cv=folds).mean() > 0.98
 
     @pytest.mark.parametrize("solver", ["sgd", "adam"])
     @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
@@ -248,6 +250,7 @@ class TestErrors:
             ("batch_size", 0, r"an int in the range \[1, inf\)"),
             ("batch_size", 2.5, "an int"),
             ("max_iter", 0, "an int"),
+            ("max_iter", "many", r"an int in the range .* or a str among \{'auto'\}"),
             ("solver", "lbfgs", r"a str among \{'sgd', 'adam', 'adamw'\}"),
             ("momentum", 1.5, r"a float in the range \[0\.0, 1\.0\]"),
             ("nesterovs_momentum", "yes", "a bool"),
@@ -429,6 +432,13 @@ class TestContinuing:
 
 
 class TestStopping:
+    @pytest.mark.parametrize(("n_samples", "epochs"), [(40, 100), (3000, 34), (6000, 20)])
+    def test_small_sets_get_more_epochs(self, n_samples, epochs):
+        X, y = noise(n_samples, 4), np.arange(n_samples) % 2
+        estimator = model(max_iter="auto", batch_size=1000, conv_channels=(1, 1)).fit(X, y)
+        assert estimator.n_iter_ == epochs
+        assert estimator.t_ == epochs * n_samples
+
     def test_tol_and_n_iter_no_change(self):
         estimator = model(max_iter=50, tol=1e9, n_iter_no_change=4).fit(X, Y)
         assert estimator.n_iter_ == 5  # the first is better than nothing

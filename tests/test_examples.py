@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 import sklearn_lenet
@@ -51,6 +52,20 @@ def test_grid_search(tmp_path):
     output = run("grid_search.py", tmp_path)
     assert len(re.findall(r"^0\.\d+ +\d+ +0\.\d+ \+- 0\.\d+$", output, re.MULTILINE)) == 6
     assert percentage("Its test accuracy", output) >= 92
+
+
+def test_loss_curves(tmp_path):
+    output = run("loss_curves.py", tmp_path)
+    rises = re.findall(r"^lr=([\d.]+), (.*): (\d+) epochs raised the loss$", output, re.MULTILINE)
+    counts = {(lr, name): int(count) for lr, name, count in rises}
+    assert len(counts) == 6
+    for lr in ("0.01", "0.005"):
+        assert counts[lr, "no momentum"] > counts[lr, "momentum and schedule"]
+    image = matplotlib.image.imread(tmp_path / "loss_curves.png")
+    assert min(image.shape[:2]) >= 600
+    for half in np.split(image[..., :3], 2, axis=1):
+        colours = np.ptp(half, axis=2) > 0.3
+        assert np.count_nonzero(colours) > 1000  # the curves, in colours, on white
 
 
 def test_mnist(tmp_path):

@@ -393,7 +393,7 @@ FIGURES = {
     ),
     "time-to-99": Figure(
         time_to_accuracy,
-        "training until a test accuracy: the rivals' best / ours, two threads each",
+        "a fit to 99 % on the test set: the rivals' best / ours, two threads each",
         at_least=3,
         needs=("torch", "skorch"),
     ),

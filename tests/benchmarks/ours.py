@@ -9,10 +9,11 @@ from . import rivals
 
 
 def classifier(**parameters: Any) -> Any:
-    """Make ours, with the plain SGD that the rivals have: no Nesterov, no shuffling."""
+    """Make ours, with the plain SGD that the rivals have: constant, no Nesterov, no shuffling."""
     from sklearn_lenet import LeNetClassifier
 
-    plain = {"lr": rivals.LR, "momentum": rivals.MOMENTUM, "nesterovs_momentum": False}
+    plain = {"solver": "sgd", "lr": rivals.LR, "lr_schedule": "constant"}
+    plain |= {"momentum": rivals.MOMENTUM, "nesterovs_momentum": False, "label_smoothing": 0.0}
     plain |= {"shuffle": False, "random_state": 0}
     return LeNetClassifier(**(plain | parameters))
 

@@ -3,8 +3,9 @@
 Each function imports its library itself: none is needed for the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,29 @@ def torch_sgd(network: Any, nesterov: bool = False) -> Any:
     return torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, nesterov=nesterov)
 
 
-def torch_epoch(network: Any, optimizer: Any, X: Any, y: Any, order: Any, batch_size: int) -> None:
-    """Train for an epoch by the plainest loop: no data loader, and no loss is read."""
+def torch_epoch(
+    network: Any,
+    optimizer: Any,
+    X: Any,
+    y: Any,
+    order: Any,
+    batch_size: int,
+    rates: Sequence[float] = (),
+    label_smoothing: float = 0.0,
+) -> None:
+    """Train for an epoch by the plainest loop: no data loader, and no loss is read.
+
+    `rates` has the learning rate of each batch; the optimizer's own serves where there are none.
+    """
     import torch
 
-    for rows in order.split(batch_size):
+    for rows, rate in zip_longest(order.split(batch_size), rates):
+        if rate is not None:
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(network(X[rows]), y[rows]).backward()
+        torch.nn.functional.cross_entropy(
+            network(X[rows]), y[rows], label_smoothing=label_smoothing
+        ).backward()
         optimizer.step()
 
 
