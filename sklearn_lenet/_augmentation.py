@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import zeros
+from ._backend import namespace, zeros
 
 
 @dataclass(frozen=True)
@@ -324,3 +324,39 @@ def make_augmentation(kind: str, image_shape: tuple[int, int, int]) -> Augmentat
     # Displacements, proportional to alpha / sigma, grow with the image
     alpha = ELASTIC_ALPHA * size * sigma / ELASTIC_SIGMA
     return Augmentation(image_shape, AFFINE_OF_ELASTIC, sigma, alpha)
+
+
+def call_augment(
+    augment: Any, image_shape: tuple[int, int, int], rows: Any, generator: np.random.Generator
+) -> Any:
+    """Have a callable augment a mini-batch.
+
+    Parameters
+    ----------
+    augment : callable
+        From images of shape (N, C, H, W), and a generator, to images of this shape.
+    image_shape : tuple (C, H, W)
+    rows : array of shape (N, n_features)
+        NumPy's or CuPy's; the callable gets, and returns, the same kind.
+    generator : numpy.random.Generator
+
+    Returns
+    -------
+    rows : array of shape (N, n_features)
+
+    Raises
+    ------
+    ValueError
+        If the callable returns anything else.
+    """
+    xp, (C, H, W) = namespace(rows), image_shape
+    images = xp.zeros((len(rows), C * H * W), rows.dtype)
+    images[:, : rows.shape[1]] = rows
+    images = images.reshape(-1, C, H, W)
+    augmented = xp.asarray(augment(images, generator))
+    if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
+        raise ValueError(
+            f"'augment' must return an array of numbers of the shape that it was given, "
+            f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
+        )
+    return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]

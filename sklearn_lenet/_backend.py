@@ -1,5 +1,6 @@
-"""What the machine offers: memory, cores, and threads of the linear algebra library."""
+"""What the machine offers: memory, cores, threads of the linear algebra library, CUDA devices."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,3 +89,82 @@ def single_threaded_blas() -> Iterator[None]:
         yield
     finally:
         _single_threaded.leave()
+
+
+def import_cupy() -> ModuleType:
+    """Import CuPy: only where a CUDA device is asked for, since this takes a second."""
+    import cupy
+
+    return cupy
+
+
+def find_device(device: str) -> int | None:
+    """Find the number of the CUDA device that is asked for.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda" (CuPy's current device), "cuda:N" or "auto" (as "cuda", if there is one).
+
+    Returns
+    -------
+    number : int or None
+        None is the CPU.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no such device, or CuPy or a driver is missing. "auto" takes the CPU then.
+    """
+    if device == "cpu":
+        return None
+    try:
+        return _find_cuda_device(device.partition(":")[2])
+    except RuntimeError as error:
+        if device == "auto":
+            return None
+        raise RuntimeError(f"device={device!r} cannot be used: {error}") from error
+
+
+def _find_cuda_device(number: str) -> int:
+    """Find the CUDA device of this number, or the current one if it is ""."""
+    try:
+        runtime = import_cupy().cuda.runtime
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise RuntimeError(f"importing CuPy failed: {error}.") from error
+        raise RuntimeError(
+            'CuPy is not installed. Install it with: pip install "sklearn_lenet[gpu]"'
+        ) from error
+    except ImportError as error:
+        raise RuntimeError(f"importing CuPy failed: {error}.") from error
+    try:
+        n_devices = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"CuPy finds no working NVIDIA driver or no NVIDIA GPU ({error})."
+        ) from error
+    if n_devices == 0:
+        raise RuntimeError("CuPy finds no NVIDIA GPU.")
+    if number and int(number) >= n_devices:
+        names = ", ".join(f"'cuda:{n}'" for n in range(n_devices))
+        raise RuntimeError(f"there is no such GPU. CuPy finds {names}.")
+    return int(number) if number else int(runtime.getDevice())
+
+
+def is_cupy(array: Any) -> bool:
+    """Tell whether an array is CuPy's; does not import CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def namespace(array: Any) -> ModuleType:
+    """Give the module, numpy or cupy, that an array belongs to."""
+    return import_cupy() if is_cupy(array) else np
+
+
+def to_host(value: Any) -> Any:
+    """Turn CuPy's arrays, also those in a dict, into NumPy's; leave anything else."""
+    if isinstance(value, dict):
+        return {key: to_host(item) for key, item in value.items()}
+    return value.get() if is_cupy(value) else value

@@ -10,6 +10,7 @@ from typing import Any, Self
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
@@ -22,7 +23,9 @@ from sklearn.utils.validation import (
 )
 
 from ._augmentation import make_augmentation
-from ._backend import available_cores
+from ._backend import available_cores, find_device, is_cupy, namespace, to_host
+from ._cuda import CudaEngine
+from ._device_engine import DeviceEngine, check_device_rows
 from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
@@ -153,7 +156,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     n_jobs : int, default=None
         Number of threads. None and -1 are as many as the process has cores for: affinity, quotas,
         `OMP_NUM_THREADS` and the share that joblib gives its workers are respected. The results are
-        the same to the bit for any number.
+        the same to the bit for any number. A CUDA device takes none of them.
+    device : {"cpu", "cuda", "auto"} or str, default="cpu"
+        Where to compute: "cuda" is CuPy's current CUDA device, "cuda:1" the one of this number, and
+        "auto" is "cuda" where there is such a device, else "cpu". It does not change what is
+        computed, but its rounding. Needs CuPy: ``pip install "sklearn_lenet[gpu]"``.
 
     Attributes
     ----------
@@ -186,6 +193,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     best_validation_score_ : float or None
         Accuracy on the validation set of the weights that the last `fit` restored; None without
         `early_stopping`.
+    device_ : str
+        Where the last `fit` or `partial_fit` computed: "cpu", "cuda:0", "cuda:1", ...
 
     See Also
     --------
@@ -228,6 +237,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     validation_loss_curve_: list[float] | None
     validation_scores_: list[float] | None
     best_validation_score_: float | None
+    device_: str
     # Fitted state that no attribute shows: NumPy arrays and plain Python values only
     _parameters: np.ndarray
     _architecture: dict[str, Any]
@@ -269,6 +279,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         n_jobs: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.lr = lr
         self.batch_size = batch_size
@@ -300,6 +311,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
         self.n_jobs = n_jobs
+        self.device = device
 
     def fit(
         self,
@@ -346,6 +358,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """
         with _restored_on_error(self):
             check_parameters(self)
+            device = find_device(self.device)
             goes_on = self.warm_start and self.__sklearn_is_fitted__()
             X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
             rows = np.flatnonzero(weights)
@@ -357,7 +370,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             else:
                 self._initialize(X, rows, weights, classes)
             validation = self._validate_validation_data(X_val, y_val, sample_weight_val)
-            return self._train(Data(X, y, weights, rows), validation)
+            return self._train(Data(X, y, weights, rows), validation, device)
 
     @available_if(_supports_partial_fit)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -391,9 +404,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """
         with _restored_on_error(self):
             check_parameters(self)
+            device = find_device(self.device)
             goes_on = self.__sklearn_is_fitted__()
             if classes is not None:
-                classes = unique_labels(classes)
+                classes = unique_labels(to_host(classes))
                 if goes_on and not np.array_equal(classes, self.classes_):
                     raise ValueError(
                         f"`classes={classes!r}` is not the same as on last call to partial_fit, "
@@ -410,9 +424,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
-            return self._train(Data(X, y, weights, rows), None, partial=True)
+            return self._train(Data(X, y, weights, rows), None, device, partial=True)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any) -> Any:
         """Predict the labels of images.
 
         Parameters
@@ -422,11 +436,14 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         y : ndarray of shape (n_samples,)
+            CuPy's if `X` is and the labels are numbers, else NumPy's.
         """
-        proba = self.predict_proba(X)
-        return self.classes_[proba.argmax(axis=1)]
+        places = self.predict_log_proba(X).argmax(axis=1)
+        if self.classes_.dtype.kind not in "biuf":
+            places = to_host(places)
+        return namespace(places).asarray(self.classes_)[places]
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Any) -> Any:
         """Predict the probability of each class.
 
         Parameters
@@ -436,12 +453,12 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         proba : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`; CuPy's if `X` is.
         """
         log_proba = self.predict_log_proba(X)
-        return np.exp(log_proba, out=log_proba)
+        return namespace(log_proba).exp(log_proba, out=log_proba)
 
-    def predict_log_proba(self, X: Any) -> np.ndarray:
+    def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithm of the probability of each class; it is always finite.
 
         Parameters
@@ -451,14 +468,40 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         log_proba : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`; CuPy's if `X` is.
+
+        Warns
+        -----
+        UserWarning
+            If `device` asks for a CUDA device that cannot be used here. The CPU takes over.
         """
         check_is_fitted(self)
+        device = self._prediction_device()
         X = _flatten(_as_array(X), self.image_shape_)
-        X = validate_data(self, X, reset=False, dtype="numeric")
+        X = self._validate_rows(X, reset=False)
         n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
-        with self._engine(self._parameters, n_workers) as engine:
-            return engine.predict_log_proba(X)
+        with self._engine(self._parameters, n_workers, device) as engine:
+            log_proba = engine.predict_log_proba(X)
+            if not is_cupy(X):
+                return to_host(log_proba)
+        return log_proba.copy()  # into memory that is not the engine's
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the accuracy of `predict`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+        """
+        predicted = to_host(self.predict(X))
+        return float(accuracy_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
 
     @property
     def coefs_(self) -> tuple[np.ndarray, ...]:
@@ -487,7 +530,13 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
         given = X = _as_array(X)
         X = _flatten(X, None if reset else self.image_shape_)
-        X, y = validate_data(self, X, y, reset=reset, multi_output=True, dtype="numeric")
+        y, sample_weight = to_host(y), to_host(sample_weight)
+        if is_cupy(X):
+            X = self._validate_rows(X, reset)
+            y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+            check_consistent_length(X, y)
+        else:
+            X, y = validate_data(self, X, y, reset=reset, multi_output=True, dtype="numeric")
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         if sample_weight is None:
@@ -511,6 +560,13 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if reset:
             self.image_shape_ = self._resolve_image_shape(given, X.shape[1])
         return X, y, weights
+
+    def _validate_rows(self, X: Any, reset: bool) -> Any:
+        """Check X alone; CuPy's stays on its device, where scikit-learn does not look at it."""
+        if not is_cupy(X):
+            return validate_data(self, X, reset=reset, dtype="numeric")
+        check_device_rows(X, find_device(self.device), self.device)
+        return validate_data(self, X, reset=reset, skip_check_array=True)
 
     def _validate_validation_data(self, X: Any, y: Any, sample_weight: Any) -> Data | None:
         """Check the data that `fit` was given to validate on."""
@@ -653,7 +709,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                     "fit with warm_start=False."
                 )
 
-    def _train(self, data: Data, validation: Data | None, partial: bool = False) -> Self:
+    def _train(
+        self, data: Data, validation: Data | None, device: int | None, partial: bool = False
+    ) -> Self:
         """Run epochs on copies of the fitted state, then take them for the new one."""
         if self.early_stopping and validation is None:
             rows, validation_rows = stratified_split(
@@ -668,23 +726,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             data = replace(data, rows=rows)
         generator = np.random.default_rng()
         generator.bit_generator.state = self._generator
-        parameters = self._parameters.copy()
         alpha = float(self.alpha)
         penalty, decay = (0.0, alpha) if self.solver == "adamw" else (alpha, 0.0)
-        optimizer = make_optimizer(
-            np,
-            self.solver,
-            parameters,
-            momentum=float(self.momentum),
-            nesterovs_momentum=self.nesterovs_momentum,
-            decay=decay,
-            n_weights=Architecture(**self._architecture).n_weights,
-            ema_decay=None if self.ema_decay is None else float(self.ema_decay),
-        )
-        name = self.solver if self.ema_decay is None else f"{self.solver}, averaged"
-        state_name, state = self._optimizer
-        if name == state_name:
-            optimizer.load(state)
         objective = Objective(
             penalty,
             float(self.label_smoothing),
@@ -692,12 +735,26 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             if isinstance(self.augment, str)
             else self.augment,
         )
+        name = self.solver if self.ema_decay is None else f"{self.solver}, averaged"
         settings = self._settings(len(data.rows), partial)
-        with self._engine(parameters, self._n_workers(), objective) as engine:
-            epochs, self._parameters = train(
-                engine, optimizer, generator, data, validation, settings
+        with self._engine(self._parameters.copy(), self._n_workers(), device, objective) as engine:
+            optimizer = make_optimizer(
+                engine.xp,
+                self.solver,
+                engine.parameters,
+                momentum=float(self.momentum),
+                nesterovs_momentum=self.nesterovs_momentum,
+                decay=decay,
+                n_weights=Architecture(**self._architecture).n_weights,
+                ema_decay=None if self.ema_decay is None else float(self.ema_decay),
             )
-        self._optimizer = name, optimizer.state
+            state_name, state = self._optimizer
+            if name == state_name:
+                optimizer.load(state)
+            epochs, parameters = train(engine, optimizer, generator, data, validation, settings)
+            self._parameters = to_host(parameters)
+            self._optimizer = name, to_host(optimizer.state)
+        self.device_ = "cpu" if device is None else f"cuda:{device}"
         self._generator = generator.bit_generator.state
         self.n_iter_ = len(epochs)
         self.t_ += self.n_iter_ * len(data.rows)
@@ -732,15 +789,25 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _engine(
-        self, parameters: np.ndarray, n_workers: int, objective: Objective | None = None
-    ) -> Engine:
-        return Engine(
-            Architecture(**self._architecture),
-            ImageLayout(**self._layout),
-            parameters,
-            n_workers,
-            objective or Objective(),
-        )
+        self,
+        parameters: np.ndarray,
+        n_workers: int,
+        device: int | None,
+        objective: Objective | None = None,
+    ) -> Engine | DeviceEngine:
+        design = Architecture(**self._architecture), ImageLayout(**self._layout), parameters
+        objective = objective or Objective()
+        if device is None:
+            return Engine(*design, n_workers, objective)
+        return CudaEngine(*design, device, objective)
+
+    def _prediction_device(self) -> int | None:
+        """Find the device to predict on; a model goes wherever its file goes."""
+        try:
+            return find_device(self.device)
+        except RuntimeError as error:
+            warnings.warn(f"{error} Predicting on the CPU instead.", stacklevel=4)
+            return None
 
     def _n_workers(self) -> int:
         if self.n_jobs is None or self.n_jobs == -1:
@@ -786,7 +853,7 @@ def _flatten(X: Any, image_shape: tuple[int, int, int] | None) -> Any:
             f"X has images of shape {array_shape} (channels, height, width), but LeNetClassifier "
             f"was fitted with {image_shape}."
         )
-    return np.asarray(X).reshape(len(X), -1)
+    return (X if is_cupy(X) else np.asarray(X)).reshape(len(X), -1)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._augmentation import Augmentation
+from ._augmentation import Augmentation, call_augment
 from ._backend import single_threaded_blas, zeros
 from ._images import ImageLayout, ImageLoader
 from ._loss import log_softmax, softmax_cross_entropy
@@ -232,7 +232,9 @@ class Engine:
         if isinstance(self.objective.augment, Augmentation):
             draws = self.objective.augment.draw(generator, len(rows), self.parameters.dtype)
         elif self.objective.augment is not None:
-            augmented = self._call_augment(X[rows], generator)
+            augmented = call_augment(
+                self.objective.augment, self.layout.image_shape, X[rows], generator
+            )
 
         def load(loader: ImageLoader, shard: slice) -> None:
             images = X[rows[shard]] if augmented is None else augmented[shard]
@@ -279,20 +281,6 @@ class Engine:
         self._workers.run(lambda worker, shard: network.shards[shard].backward(), len(shards))
         network.fold_kernels()
         return float(loss)
-
-    def _call_augment(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Have a callable augment a mini-batch; returns rows."""
-        C, H, W = self.layout.image_shape
-        images = np.zeros((len(rows), C * H * W), rows.dtype)
-        images[:, : rows.shape[1]] = rows
-        images = images.reshape(-1, C, H, W)
-        augmented = np.asarray(self.objective.augment(images, generator))  # type: ignore[operator, misc]
-        if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
-            raise ValueError(
-                f"'augment' must return an array of numbers of the shape that it was given, "
-                f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
-            )
-        return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]
 
     def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Compute the logarithms of the class probabilities.

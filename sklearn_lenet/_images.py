@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._augmentation import Augmentation
-from ._backend import zeros
+from ._backend import namespace, to_host, zeros
 
 _SPARE = 16
 
@@ -165,8 +165,9 @@ def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, flo
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-    weights : array of shape (n_samples,)
-    rows : integer array of shape (n_rows,)
+        NumPy's or CuPy's.
+    weights : ndarray of shape (n_samples,)
+    rows : integer ndarray of shape (n_rows,)
         Rows of `X` to take.
 
     Returns
@@ -176,11 +177,15 @@ def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, flo
     """
     # In float64, off a first value, in two passes over chunks: constant features have no spread,
     # and features far from zero lose no digits
+    xp = namespace(X)
     total = weights[rows].sum() * X.shape[1]
-    first = np.float64(X[rows[0], 0])
+    first = np.float64(X[rows[0], 0].item())
     mean = variance = 0.0
     for chunk in row_chunks(rows):
-        mean += weights[chunk] @ (X[chunk] - first).sum(axis=1) / total
+        features = X[xp.asarray(chunk)] - first
+        mean += xp.asarray(weights[chunk]) @ features.sum(axis=1) / total
     for chunk in row_chunks(rows):
-        variance += weights[chunk] @ np.square(X[chunk] - first - mean).sum(axis=1) / total
-    return float(first + mean), float(variance**-0.5) if variance > 0 else 1.0
+        features = X[xp.asarray(chunk)] - first - mean
+        variance += xp.asarray(weights[chunk]) @ xp.square(features).sum(axis=1) / total
+    mean, variance = float(to_host(first + mean)), float(to_host(variance))
+    return mean, variance**-0.5 if variance > 0 else 1.0

@@ -1,5 +1,6 @@
 """What the parameters of `LeNetClassifier` may be."""
 
+import re
 from collections.abc import Callable
 from math import inf, isfinite
 from numbers import Integral, Real
@@ -93,6 +94,10 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "class_weight": _either((lambda v: isinstance(v, dict), "a dict"), _one_of("balanced"), _NONE),
     "warm_start": _BOOL,
     "verbose": _either(_BOOL, _integer(0)),
+    "device": (
+        lambda v: isinstance(v, str) and re.fullmatch(r"cpu|auto|cuda(:[0-9]+)?", v) is not None,
+        "'cpu', 'cuda', 'auto' or a str such as 'cuda:1'",
+    ),
     "n_jobs": _either(_NONE, (lambda v: _is_integer(v) and v != 0, "an int other than 0")),
 }
 

@@ -11,6 +11,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import murmurhash3_32
 
+from ._backend import namespace, to_host
+from ._device_engine import DeviceEngine
 from ._engine import Engine
 from ._images import row_chunks
 from ._optimizers import SGD, Adam, WeightAverage
@@ -41,7 +43,8 @@ class Data:
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : array of shape (n_samples, n_features)
+        NumPy's or CuPy's.
     y : integer ndarray of shape (n_samples,)
     weights : ndarray of shape (n_samples,)
     rows : integer ndarray
@@ -92,8 +95,11 @@ def stratified_split(
     ValueError
         If no class has two different samples.
     """
-    direction = np.random.default_rng(seed).standard_normal(X.shape[1])
-    projections = np.concatenate([(X[chunk] * direction).sum(axis=1) for chunk in row_chunks(rows)])
+    xp = namespace(X)
+    direction = xp.asarray(np.random.default_rng(seed).standard_normal(X.shape[1]))
+    projections = np.concatenate(
+        [to_host((X[xp.asarray(chunk)] * direction).sum(axis=1)) for chunk in row_chunks(rows)]
+    )
     hashes = murmurhash3_32(projections.astype(np.float32).view(np.int32), seed=seed)
     is_validated = np.zeros(len(rows), bool)
     for label in np.unique(y[rows]):
@@ -137,7 +143,7 @@ def epochs_for(n_samples: int) -> int:
 
 
 def train(
-    engine: Engine,
+    engine: Engine | DeviceEngine,
     optimizer: SGD | Adam | WeightAverage,
     generator: np.random.Generator,
     data: Data,
@@ -148,7 +154,7 @@ def train(
 
     Parameters
     ----------
-    engine : Engine
+    engine : Engine or DeviceEngine
     optimizer : SGD, Adam or WeightAverage
         Bound to the engine's parameters.
     generator : numpy.random.Generator
@@ -162,8 +168,9 @@ def train(
     -------
     epochs : list of Epoch
         Those run to their end.
-    parameters : ndarray of shape (n_parameters,)
-        With `validation`, those of the best epoch; otherwise the last, or their average.
+    parameters : array of shape (n_parameters,)
+        With `validation`, those of the best epoch; otherwise the last, or their average. The
+        engine's kind of array.
 
     Raises
     ------
@@ -213,7 +220,7 @@ def train(
 
 
 def _run_epoch(
-    engine: Engine,
+    engine: Engine | DeviceEngine,
     optimizer: SGD | Adam | WeightAverage,
     generator: np.random.Generator,
     data: Data,
@@ -237,10 +244,10 @@ def _run_epoch(
         return Epoch(loss, *_validate(engine, validation))
 
 
-def _validate(engine: Engine, data: Data) -> tuple[float, float]:
+def _validate(engine: Engine | DeviceEngine, data: Data) -> tuple[float, float]:
     """Compute the weighted mean cross-entropy and the weighted accuracy."""
     y, weights = data.y[data.rows], data.weights[data.rows]
-    log_proba = engine.predict_log_proba(data.X, data.rows)
+    log_proba = to_host(engine.predict_log_proba(data.X, data.rows))
     loss = -np.average(log_proba[np.arange(len(y)), y], weights=weights)
     return float(loss), float(np.average(log_proba.argmax(axis=1) == y, weights=weights))
 

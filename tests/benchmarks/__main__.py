@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import gpu, report
 from .figures import FIGURES, ROOT
 from .measuring import Result, Settings, data_directory
 
@@ -20,6 +20,9 @@ def main() -> None:
     """Run the figures that are asked for, each in a process of its own."""
     arguments = _arguments()
     data = data_directory(arguments.data)
+    if arguments.device == "cuda":
+        gpu.main(arguments.quick, data, arguments.json)
+        return
     settings = Settings(
         quick=arguments.quick,
         data=str(Path(data).resolve()) if data else None,
@@ -86,6 +89,12 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME",
         default=list(FIGURES),
         help=f"figures, or the beginnings of their names: {', '.join(FIGURES)}",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: the figures of a GPU instead, all of them, in one process",
     )
     parser.add_argument("--quick", action="store_true", help="measure little, to see that it works")
     parser.add_argument("--data", help="directory of MNIST's files (default: SKLEARN_LENET_DATA)")

@@ -4,6 +4,7 @@ Each function imports its library itself: none is needed for the others.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -166,8 +167,8 @@ def _onnx_model(model: Any) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
-    """Make a function that trains for an epoch with JAX, by jitted steps on all its threads."""
+def jax_network(model: Any) -> tuple[Any, Callable[[Any, Any, Any], Any]]:
+    """Make the network's parameters, and its loss as a function of them, images and labels."""
     import jax
     from jax import lax
     from jax import numpy as jnp
@@ -193,11 +194,26 @@ def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Call
         x = x @ matrices[-1][0] + matrices[-1][1]
         return -jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], 1).mean()
 
-    @jax.jit
-    def step(parameters: Any, velocity: Any, x: Any, y: Any) -> Any:
-        gradient = jax.grad(loss)(parameters, x, y)
-        velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
-        return jax.tree.map(lambda p, v: p - LR * v, parameters, velocity), velocity
+    return parameters, loss
+
+
+def jax_update(loss: Any, state: Any, x: Any, y: Any) -> Any:
+    """Take a step of SGD; the state is parameters and velocity."""
+    import jax
+
+    parameters, velocity = state
+    gradient = jax.grad(loss)(parameters, x, y)
+    velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
+    return jax.tree.map(lambda p, v: p - LR * v, parameters, velocity), velocity
+
+
+def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], None]:
+    """Make a function that trains for an epoch with JAX, by jitted steps on all its threads."""
+    import jax
+    from jax import numpy as jnp
+
+    parameters, loss = jax_network(model)
+    step = jax.jit(partial(jax_update, loss))
 
     images = X.reshape(-1, 28, 28, 1)
     state = parameters, jax.tree.map(jnp.zeros_like, parameters)
@@ -206,7 +222,7 @@ def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Call
         nonlocal state
         for begin in range(0, len(images), batch_size):
             batch = slice(begin, begin + batch_size)
-            state = step(*state, images[batch], y[batch])
+            state = step(state, images[batch], y[batch])
         jax.block_until_ready(state)
 
     return epoch

@@ -1,0 +1,170 @@
+"""What can be told of the real CuPy without a GPU: its names and keywords, and the compiler.
+
+The stand-in (stand_in.py) is checked here as well: it may not offer what CuPy does not have.
+"""
+
+import ast
+import inspect
+import re
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+import sklearn_lenet
+from sklearn_lenet._cuda import OPTIONS
+from sklearn_lenet._images import ImageLayout
+from sklearn_lenet._kernels import PIXEL_TYPES, kernel_source
+
+from . import stand_in
+from .helpers import LENET, small_architecture
+
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+
+UFUNC_KEYWORDS = {"out", "dtype", "casting"}
+
+
+def find(name):
+    """Look up a dotted name in CuPy; fails where it is missing."""
+    return reduce(getattr, name.split("."), cupy)
+
+
+def takes(function, keyword):
+    """Tell whether one of CuPy's functions has a parameter of this name."""
+    if isinstance(function, cupy.ufunc):
+        return keyword in UFUNC_KEYWORDS
+    try:
+        return keyword in inspect.signature(function).parameters
+    except ValueError:  # compiled: its documentation begins with its signature
+        signature = "\n".join(function.__doc__.split("\n")[:3])
+        return re.search(rf"\b{keyword}\b", signature) is not None
+
+
+def dotted(node):
+    """Give an expression like a.b.c as a list of names; None for any other."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return [node.id, *names] if isinstance(node, ast.Name) else None
+
+
+def name_in_cupy(node):
+    """Give the name in CuPy that `xp.name`, `self.xp.name` or `cuda.name` is; None for others."""
+    names = dotted(node)
+    if names is None:
+        return None
+    if "xp" in names[:-1]:
+        return ".".join(names[names.index("xp") + 1 :])
+    if names[0] in ("cuda", "runtime") and len(names) > 1:
+        return ".".join(["cuda", *([] if names[0] == "cuda" else ["runtime"]), *names[1:]])
+    return None
+
+
+def uses():
+    """Collect the names in CuPy that the package uses, with the keywords of its calls."""
+    found = {}
+    for path in Path(sklearn_lenet.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = name_in_cupy(node)
+            if name:
+                found.setdefault(name, set())
+            if isinstance(node, ast.Call) and (name := name_in_cupy(node.func)):
+                found.setdefault(name, set()).update(
+                    keyword.arg for keyword in node.keywords if keyword.arg
+                )
+    return found
+
+
+def test_uses_are_found():
+    found = uses()
+    assert {"matmul", "copyto", "lib.stride_tricks.as_strided", "RawModule"} <= found.keys()
+    assert {"cuda.MemoryPool", "cuda.runtime.getDeviceCount"} <= found.keys()
+    assert found["RawModule"] == {"code", "options"}
+    assert "out" in found["matmul"]
+
+
+def test_every_name_and_keyword_that_is_used_exists():
+    for name, keywords in uses().items():
+        function = find(name)
+        for keyword in keywords:
+            assert takes(function, keyword), f"cupy.{name} has no {keyword!r}"
+
+
+def test_stand_in_has_no_functions_of_its_own():
+    for name, keywords in {**stand_in.FUNCTIONS, **stand_in.CREATORS}.items():
+        for keyword in keywords:
+            assert takes(find(name), keyword), f"cupy.{name} has no {keyword!r}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "name"),
+    [
+        (stand_in.ndarray, "ndarray"),
+        (stand_in.Stream, "cuda.Stream"),
+        (stand_in.Event, "cuda.Event"),
+        (stand_in.Graph, "cuda.Graph"),
+        (stand_in.MemoryPool, "cuda.MemoryPool"),
+        (stand_in.RawModule, "RawModule"),
+    ],
+)
+def test_stand_in_has_no_methods_of_its_own(ours, name):
+    methods = {method for method in vars(ours) if not method.startswith("_")}
+    assert methods
+    assert methods <= set(dir(find(name)))
+
+
+def test_import_needs_no_gpu():
+    """What `device="auto"` relies on."""
+    assert isinstance(cupy.cuda.is_available(), bool)
+    assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
+
+
+LAYOUT = ImageLayout((1, 28, 28), 784, 1, (1, 28, 28), 33.3, 0.01)
+SOURCES = {
+    "LeNet": lambda: kernel_source(LENET, LAYOUT, "uint8", "NESTEROV", False, 1),
+    "large mini-batches": lambda: kernel_source(LENET, LAYOUT, "float32", "SGD", True, 4),
+    "another": lambda: kernel_source(
+        small_architecture(image_shape=(3, 17, 19), stride=(2, 1), activation="sigmoid"),
+        ImageLayout((3, 8, 9), 210, 2, (3, 17, 19), 0.5, 1.0),
+        "float64",
+        "ADAM",
+        False,
+        1,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    from cupy.cuda import nvrtc
+
+    try:
+        nvrtc.getVersion()
+    except Exception as error:
+        pytest.skip(f"NVIDIA's compiler is not installed: {error}")
+    return nvrtc
+
+
+def compile_kernels(nvrtc, source, architecture):
+    program = nvrtc.createProgram(source, "kernels.cu", [], [])
+    try:
+        nvrtc.compileProgram(program, [f"--gpu-architecture={architecture}", *OPTIONS])
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    return nvrtc.getCUBIN(program)
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(
+    "name", ["LeNet", "another", pytest.param("large mini-batches", marks=pytest.mark.slow)]
+)
+def test_kernels_compile(nvrtc, name, architecture):
+    assert compile_kernels(nvrtc, SOURCES[name](), architecture).startswith(b"\x7fELF")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", PIXEL_TYPES)
+def test_kernels_compile_for_every_type_of_pixels(nvrtc, pixels):
+    source = kernel_source(LENET, LAYOUT, pixels, "NESTEROV", False, 1)
+    assert compile_kernels(nvrtc, source, "sm_90")
