@@ -36,13 +36,21 @@ VARIANTS = {
     "label smoothing": {"label_smoothing": 0.1},
 }
 
+SLOW = pytest.mark.slow
+
 
 @parametrize_with_checks([LeNetClassifier()])
 def test_default_instance(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("max pooling", "early stopping") else SLOW)
+        for name in VARIANTS
+    ],
+)
 def test_variants(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -59,6 +67,7 @@ def test_checks_that_are_not_yielded(check):
     check("LeNetClassifier", LeNetClassifier())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_margin_of_the_accuracy_check(n_classes):
     """The data of check_classifiers_train, which asks for 0.83 with one seed; over ten seeds."""

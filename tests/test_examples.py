@@ -54,6 +54,7 @@ def test_grid_search(tmp_path):
     assert percentage("Its test accuracy", output) >= 92
 
 
+@pytest.mark.slow
 def test_loss_curves(tmp_path):
     output = run("loss_curves.py", tmp_path)
     rises = re.findall(r"^lr=([\d.]+), (.*): (\d+) epochs raised the loss$", output, re.MULTILINE)

@@ -189,6 +189,7 @@ class TestAugmentation:
         assert plain.loss_curve_ != augmented.loss_curve_
         np.testing.assert_array_equal(augmented.predict_proba(X), augmented.predict_proba(X))
 
+    @pytest.mark.slow
     def test_helps_where_data_are_few(self, sample):
         X, y, X_test, y_test = sample
         plain, augmented = (
