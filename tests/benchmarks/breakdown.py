@@ -179,11 +179,11 @@ def _replacements(clock: Clock) -> dict[str, Any]:
 
     def timed_network(*args: Any) -> Network:
         network = Network(*args)
-        counts: dict[str, int] = defaultdict(int)
-        for layer in [*network.shards[0].layers, *network.shards[1].layers, *network.dense]:
-            kind = type(layer).__name__
-            counts[kind] += 1
-            clock.watch(layer, f"{kind} {counts[kind]}")
+        for shard in network.shards:
+            for number, layer in enumerate(shard.layers, start=1):
+                clock.watch(layer, f"ConvPool {number}")
+        for number, layer in enumerate(network.dense, start=1):
+            clock.watch(layer, f"Dense {number}")
         return network
 
     def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> float:
