@@ -59,6 +59,7 @@ def test_verdicts_of_accuracies():
     assert verdict(row, good | {"raw": Fits([99.0, 99.2], [4.0, 5.0])}) == "short"  # slow
 
 
+@pytest.mark.slow
 def test_selection(tmp_path):
     path = tmp_path / "selection.json"
     arguments = ["--images", 200, "--seeds", 1, "--json", path]

@@ -46,10 +46,7 @@ def test_default_instance(estimator, check):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("max pooling", "early stopping") else SLOW)
-        for name in VARIANTS
-    ],
+    [pytest.param(name, marks=[] if name == "early stopping" else SLOW) for name in VARIANTS],
 )
 def test_variants(name):
     with warnings.catch_warnings():
