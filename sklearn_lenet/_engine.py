@@ -241,7 +241,9 @@ class Engine:
             loader.load(images, None if draws is None else draws[shard])
 
         loss = 0.0
-        groups = _cut(len(rows), _GROUP_SIZE)
+        n_groups = ceil(len(rows) / _GROUP_SIZE)
+        ends = [n * len(rows) // n_groups for n in range(n_groups + 1)]
+        groups = [slice(*pair) for pair in pairwise(ends)]
         for number, group in enumerate(groups):
             loss += self._group_loss(load, y[rows[group]], weights[group], group.start)
             if len(groups) == 1:
@@ -265,20 +267,21 @@ class Engine:
         begins at `begin`.
         """
         network, loaders = self._training_network(len(labels))
-        shards = _cut(len(labels), _shard_size(len(labels)), begin)
+        n_shards = len(network.shards)
 
         def forward(worker: int, shard: int) -> None:
-            load(loaders[shard], shards[shard])
+            samples = network.samples_of_shards[shard]
+            load(loaders[shard], slice(begin + samples.start, begin + samples.stop))
             network.shards[shard].forward()
 
         network.lay_out_kernels()
-        self._workers.run(forward, len(shards))
+        self._workers.run(forward, n_shards)
         network.forward_dense()
         loss = softmax_cross_entropy(
             np, network.logits, labels, weights, self.objective.label_smoothing
         )
         network.backward_dense()
-        self._workers.run(lambda worker, shard: network.shards[shard].backward(), len(shards))
+        self._workers.run(lambda worker, shard: network.shards[shard].backward(), n_shards)
         network.fold_kernels()
         return float(loss)
 
@@ -342,10 +345,3 @@ class Engine:
 
 def _shard_size(n_samples: int) -> int:
     return SHARD_SIZE if n_samples > 2 * SHARD_SIZE else SHARD_SIZE // 2
-
-
-def _cut(n: int, most: int, begin: int = 0) -> list[slice]:
-    """Cut `n` numbers, from `begin` on, into parts of nearly equal size, `most` at most."""
-    n_parts = ceil(n / most)
-    ends = [begin + part * n // n_parts for part in range(n_parts + 1)]
-    return [slice(*pair) for pair in pairwise(ends)]

@@ -231,6 +231,8 @@ class Network:
     ----------
     shards : list of Shard
         Their images are to be filled before they go forward.
+    samples_of_shards : list of slice
+        Which of the N samples each shard has.
     logits : array of shape (n_classes, N)
         Filled by `forward`; `backward` wants the gradient with respect to them in their place.
     """
@@ -261,9 +263,10 @@ class Network:
         last = shapes[-1]
         sizes = last.out_channels, last.out_height, last.out_width, n_samples
         features, features_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
+        ends = [n * n_samples // n_shards for n in range(n_shards + 1)]
+        self.samples_of_shards = [slice(*pair) for pair in pairwise(ends)]
         self.shards = []
-        for shard in range(n_shards):
-            samples = slice(*(n * n_samples // n_shards for n in (shard, shard + 1)))
+        for samples in self.samples_of_shards:
             output, output_grad = (
                 array[..., samples].transpose(1, 0, 2, 3) for array in (features, features_grad)
             )
