@@ -120,6 +120,9 @@ class Kernels:
     ----------
     matrix : array of shape (p * p * C_out, n_lines)
         Filled by `lay_out`. Its columns are the lines of a patch, as `ConvPool` has them.
+    stack : array of shape (blocks_of_patch * p * p * C_out, lines_of_block - 1)
+        Filled by `lay_out` where gradients are wanted. The matrix is cut into the blocks of a
+        patch, which lie one below the other, the last block on top, without the lines of ones.
     """
 
     def __init__(
@@ -143,8 +146,16 @@ class Kernels:
         self.sources = xp.asarray(sources)
         self.parameters = zeros(xp, (n_parameters + 1,), dtype)
         self.matrix = zeros(xp, sources.shape, dtype)
+        self.parts: list[tuple[Any, Any]] = []
         if weight_grad is None:
             return
+
+        n_rows, n_blocks, n_lines = len(sources), shape.blocks_of_patch, shape.lines_of_block
+        self.stack = zeros(xp, (n_blocks * n_rows, n_lines - 1), dtype)
+        for top, block in enumerate(reversed(range(n_blocks))):
+            part = self.matrix[:, block * n_lines + 1 : (block + 1) * n_lines]
+            place = self.stack[top * n_rows : (top + 1) * n_rows, : part.shape[1]]
+            self.parts.append((place, part))
 
         # In the gradient of the matrix, which comes transposed
         self.places = xp.ascontiguousarray(xp.asarray(columns * len(sources) + rows))
@@ -175,11 +186,13 @@ class Kernels:
         return np.hstack([rows, biases]), np.hstack([columns, np.zeros_like(biases)])
 
     def lay_out(self) -> None:
-        """Fill `matrix`."""
+        """Fill `matrix` and `stack`."""
         xp, weight = self.xp, self.weight
         xp.copyto(self.parameters[: weight.size].reshape(weight.shape), weight)
         xp.copyto(self.parameters[weight.size : -1], self.bias)
         xp.take(self.parameters, self.sources, out=self.matrix)
+        for place, part in self.parts:
+            xp.copyto(place, part)
 
     def fold(self, matrix_grad: Any) -> None:
         """Fill the gradients of weight and bias, given that of the matrix, transposed."""
@@ -265,14 +278,17 @@ class ConvPool:
         if images_grad is None:
             return
 
-        # col2im along y: a block's gradient is the sum of those of the patches that reach into it
-        self.patches_grad = zeros(xp, self.patches.shape, dtype)
-        self.shares = []
-        for first in range(shape.blocks_of_patch):
-            begin, end = (n * shape.lines_of_block for n in (first, first + 1))
-            share = self.patches_grad[:, begin:end]
-            self.shares.append((self.blocks[first : first + Y, : share.shape[1]], share))
-        # and along x, as a product: which pixel each column of the patch meets in each patch
+        # The rows of patches that reach into a block follow each other, and so do the parts of the
+        # kernels that meet it there: one product sums them up, and takes the block's place
+        rows_of_maps = self.maps.reshape(-1, X * N)
+        self.products = []
+        for block in range(n_blocks):
+            above = block + 1 - shape.blocks_of_patch
+            first, end = max(above, 0), min(block + 1, Y)
+            part = kernels.stack[(first - above) * n_kernels : (end - above) * n_kernels].T
+            maps_grad = rows_of_maps[first * n_kernels : end * n_kernels]
+            self.products.append((part, maps_grad, self.blocks[block, 1:]))
+        # col2im along x, as a product: which pixel each column of the patch meets in each patch
         W = images.shape[2]
         meets = np.zeros((W, K, X))
         for shift in range(K):
@@ -298,13 +314,9 @@ class ConvPool:
         rows = self.kernels_grads.reshape(len(self.ones), -1)
         xp.matmul(self.ones, rows, out=self.kernels_grad)
         if self.images_grad is not None:
-            xp.matmul(self.kernels.T, self.maps, out=self.patches_grad)
-            # The blocks have done their work: their gradient takes their place
-            self.blocks.fill(0)
-            for blocks_grad, share in self.shares:
-                xp.add(blocks_grad, share, out=blocks_grad)
+            for part, maps_grad, pixels_grad in self.products:
+                xp.matmul(part, maps_grad, out=pixels_grad)
             xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_seen)
-            self.blocks[:, 0] = 1
 
 
 class AveragePool:

@@ -26,7 +26,6 @@ _PRODUCTS = {
     "output": "GEMM forward",
     "kernels_grads": "GEMM weight gradient",
     "weight_grad": "GEMM weight gradient",
-    "patches_grad": "GEMM input gradient",
     "input_grad": "GEMM input gradient",
 }
 
@@ -117,8 +116,11 @@ class Clock:
         """Name a layer's call by what it wrote to."""
         owned = vars(self._layer) | vars(getattr(self._layer, "pool", self))
         attributes = [key for key, value in owned.items() if value is target][:1]
-        if name == "matmul" and attributes[0] in _PRODUCTS:
-            return _PRODUCTS[attributes[0]]
+        if name == "matmul":
+            # the product of a block is the only one that writes to a part of an array
+            step = _PRODUCTS.get(attributes[0]) if attributes else "GEMM input gradient"
+            if step is not None:
+                return step
         return " ".join([self._direction, name, *attributes])
 
 
