@@ -36,6 +36,8 @@ class Row:
         Of LeNetClassifier; all others have their defaults.
     at_least : float
         Mean test accuracy, in percent.
+    then : dict or None
+        Parameters that are others in a second fit, which goes on from the first.
     seconds : float or None
         The median fit takes that at most, on two cores.
     ranges : tuple of str
@@ -50,6 +52,7 @@ class Row:
     what: str
     parameters: dict[str, Any]
     at_least: float
+    then: dict[str, Any] | None = None
     seconds: float | None = None
     ranges: tuple[str, ...] = ("raw",)
     apart: float | None = None
@@ -63,22 +66,29 @@ REPORT = {
     "lr_schedule": "constant",
     "label_smoothing": 0.0,
 }
-# Its network is too small to fit distorted images and smooth labels at the same time
+# The network is too small to fit distorted images and smooth labels at the same time
 AUGMENTED = {
     "augment": "elastic",
-    "max_iter": 60,
-    "lr": 0.01,
+    "max_iter": 50,
+    "lr": 0.02,
     "momentum": 0.9,
     "label_smoothing": 0.0,
     "ema_decay": 0.999,
 }
+# Distorted images are not quite those that it is to recognize
+UNDISTORTED = {"augment": None, "max_iter": 10, "lr": 0.005}
 TO_98 = TO_99 | {"max_iter": 1}
 
 ROWS = {
     "report": Row("sigmoid, mean pooling, constant lr=0.005, 50 epochs", REPORT, 98),
     "defaults": Row("all defaults", {}, 99),
     "plain": Row("all defaults, which are 20 epochs without augmentation", {}, 99.25),
-    "augmented": Row(f"with augmentation, 60 epochs: {AUGMENTED}", AUGMENTED, 99.5),
+    "augmented": Row(
+        f"with augmentation, 60 epochs: {AUGMENTED}, then {UNDISTORTED}",
+        AUGMENTED,
+        99.5,
+        then=UNDISTORTED,
+    ),
     "digits": Row("load_digits, 5 folds, all defaults", {}, 98.5, data="digits"),
     "ranges": Row(
         "all defaults, pixels 0 to 255, 0 to 1, standardized",
@@ -88,7 +98,7 @@ ROWS = {
         apart=0.1,
     ),
     "to-98": Row(f"in a few seconds: {TO_98}", TO_98, 98, seconds=4),
-    "to-99": Row(f"in a quarter of a minute: {TO_99}", TO_99, 99, seconds=15),
+    "to-99": Row(f"in less than a quarter of a minute: {TO_99}", TO_99, 99, seconds=15),
 }
 
 RANGES = {
@@ -126,7 +136,7 @@ class Trainer:
 
     def fit(self, row: Row, pixels: str, seed: int) -> Score:
         """Train on pixels of a range, and predict the test set once."""
-        key = repr((row.data, row.parameters, pixels, seed))
+        key = repr((row.data, row.parameters, row.then, pixels, seed))
         if key not in self._made:
             if row.data == "digits":
                 self._made[key] = cross_validate_digits(row.parameters, seed)
@@ -134,7 +144,7 @@ class Trainer:
                 X, y, X_test, y_test = self.fold
                 scale = RANGES[pixels]
                 fold = Fold(scale(X), y, scale(X_test), y_test)
-                self._made[key] = score(row.parameters, seed, fold)
+                self._made[key] = score(row.parameters, seed, fold, row.then)
         return self._made[key]
 
 
@@ -217,6 +227,7 @@ def main() -> None:
         written[name] = {
             "what": row.what,
             "parameters": row.parameters,
+            "then": row.then,
             "at_least": row.at_least,
             "verdict": verdict(row, fits),
             "floor": floor,

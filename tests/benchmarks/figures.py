@@ -125,7 +125,13 @@ def skorch(settings: Settings) -> Result:
     n, epochs = settings.amount(6400), 2
     X, y = scaled_digits(settings, n)
     model = classifier(max_iter=epochs, shuffle=True, n_jobs=2)
-    net = rivals.skorch_classifier(untrained(X), epochs)
+    net = rivals.skorch_classifier(
+        untrained(X),
+        epochs,
+        torch.optim.SGD,
+        optimizer__momentum=rivals.MOMENTUM,
+        lr=rivals.LR,
+    )
     return compare(
         settings,
         lambda: model.fit(X, y),

@@ -28,10 +28,14 @@ class Score(NamedTuple):
     seconds: float
 
 
-def score(parameters: dict[str, Any], seed: int, fold: Fold) -> Score:
-    """Train once; predict once."""
+def score(
+    parameters: dict[str, Any], seed: int, fold: Fold, then: dict[str, Any] | None = None
+) -> Score:
+    """Train, and go on with other parameters, if any; predict once."""
     begin = time.perf_counter()
     model = LeNetClassifier(**parameters, random_state=seed).fit(fold.X, fold.y)
+    if then is not None:
+        model.set_params(**then, warm_start=True).fit(fold.X, fold.y)
     seconds = time.perf_counter() - begin
     return Score(100 * model.score(fold.X_test, fold.y_test), seconds)
 

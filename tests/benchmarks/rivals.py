@@ -50,11 +50,11 @@ def torch_images(X: np.ndarray) -> Any:
     return torch.from_numpy(X if X.ndim == 4 else X.reshape(-1, 1, 28, 28))
 
 
-def torch_sgd(network: Any, nesterov: bool = False) -> Any:
+def torch_sgd(network: Any) -> Any:
     """Make the optimizer that ours is compared with."""
     import torch
 
-    return torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, nesterov=nesterov)
+    return torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM)
 
 
 def torch_epoch(
@@ -91,7 +91,7 @@ def torch_predict(network: Any, X: Any, batch_size: int) -> Any:
         return torch.cat([network(batch).argmax(1) for batch in X.split(batch_size)])
 
 
-def skorch_classifier(model: Any, epochs: int, nesterov: bool = False) -> Any:
+def skorch_classifier(model: Any, epochs: int, optimizer: Any, **parameters: Any) -> Any:
     """Wrap PyTorch's network with skorch, its validation and its printing switched off."""
     import torch
     from skorch import NeuralNetClassifier
@@ -99,15 +99,13 @@ def skorch_classifier(model: Any, epochs: int, nesterov: bool = False) -> Any:
     return NeuralNetClassifier(
         torch_network(model),
         criterion=torch.nn.CrossEntropyLoss,
-        optimizer=torch.optim.SGD,
-        optimizer__momentum=MOMENTUM,
-        optimizer__nesterov=nesterov,
-        lr=LR,
+        optimizer=optimizer,
         batch_size=64,
         max_epochs=epochs,
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
+        **parameters,
     )
 
 

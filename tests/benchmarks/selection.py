@@ -30,6 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "average": {"ema_decay": 0.99},
     "penalty": {"alpha": 0.1},
     "adam": {"solver": "adam"},
+    "short": {"max_iter": 3, "lr": 0.05, "momentum": 0.9},
+    "short adam": {"max_iter": 3, "solver": "adam"},
 }
 
 HEADER = (
