@@ -246,7 +246,7 @@ class ConvPool:
         output_grad: Any,
     ) -> None:
         self.xp, self.kernels = xp, kernels.matrix
-        self.images_grad, self.output, self.output_grad = images_grad, output, output_grad
+        self.output, self.output_grad = output, output_grad
 
         as_strided, dtype, shape = xp.lib.stride_tricks.as_strided, output.dtype, kernels.shape
         (n_kernels, n_lines), n_blocks = kernels.matrix.shape, shape.n_blocks
@@ -275,13 +275,13 @@ class ConvPool:
         self.kernels_grads = zeros(xp, (Y, n_lines, n_kernels), dtype)
         self.kernels_grad = zeros(xp, (n_lines * n_kernels,), dtype)
         self.ones = xp.ones(Y, dtype)
+        self.products: list[tuple[Any, Any, Any]] = []
         if images_grad is None:
             return
 
         # The rows of patches that reach into a block follow each other, and so do the parts of the
         # kernels that meet it there: one product sums them up, and takes the block's place
         rows_of_maps = self.maps.reshape(-1, X * N)
-        self.products = []
         for block in range(n_blocks):
             above = block + 1 - shape.blocks_of_patch
             first, end = max(above, 0), min(block + 1, Y)
@@ -313,7 +313,7 @@ class ConvPool:
         # A sum over few long rows: as a product it takes NumPy less time
         rows = self.kernels_grads.reshape(len(self.ones), -1)
         xp.matmul(self.ones, rows, out=self.kernels_grad)
-        if self.images_grad is not None:
+        if self.products:
             for part, maps_grad, pixels_grad in self.products:
                 xp.matmul(part, maps_grad, out=pixels_grad)
             xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_seen)

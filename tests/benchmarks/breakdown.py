@@ -116,11 +116,10 @@ class Clock:
         """Name a layer's call by what it wrote to."""
         owned = vars(self._layer) | vars(getattr(self._layer, "pool", self))
         attributes = [key for key, value in owned.items() if value is target][:1]
-        if name == "matmul":
-            # the product of a block is the only one that writes to a part of an array
-            step = _PRODUCTS.get(attributes[0]) if attributes else "GEMM input gradient"
-            if step is not None:
-                return step
+        if name == "matmul" and not attributes:  # a block's: the only product into part of an array
+            return "GEMM input gradient"
+        if name == "matmul" and attributes[0] in _PRODUCTS:
+            return _PRODUCTS[attributes[0]]
         return " ".join([self._direction, name, *attributes])
 
 
