@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 from queue import SimpleQueue
 from types import ModuleType
@@ -15,6 +14,7 @@ import numpy as np
 from ._augmentation import Augmentation, call_augment
 from ._backend import single_threaded_blas, zeros
 from ._images import ImageLayout, ImageLoader
+from ._layers import even_slices
 from ._loss import log_softmax, softmax_cross_entropy
 from ._network import Architecture, Network
 
@@ -23,7 +23,7 @@ from ._network import Architecture, Network
 # there is work for more than one thread.
 SHARD_SIZE = 64
 
-# Samples whose shards' buffers exist at the same time, at most, and that go through the dense
+# Samples whose shards' buffers exist at the same time, at most, and that go through the last
 # layers at once: memory does not grow with the size of a mini-batch.
 _GROUP_SIZE = 256
 
@@ -124,10 +124,11 @@ class Engine:
     """Train and predict with one network on the CPU.
 
     Every mini-batch is cut into shards of nearly equal size, which workers take through the
-    convolutions; the calling thread takes all of them through the dense layers at once, whose many
-    small operations would have threads wait for each other. The cut, and the order in which the
-    shards' gradients are added, depend on the mini-batch alone: results are the same to the bit for
-    any number of workers. Use as a context manager, which holds the threads.
+    convolutions and the products of the first dense layer; the calling thread takes all of them
+    through the rest at once, whose many small operations would have threads wait for each other.
+    The cut, and the order in which the shards' gradients are added, depend on the mini-batch alone:
+    results are the same to the bit for any number of workers. Use as a context manager, which holds
+    the threads.
 
     Parameters
     ----------
@@ -241,9 +242,7 @@ class Engine:
             loader.load(images, None if draws is None else draws[shard])
 
         loss = 0.0
-        n_groups = ceil(len(rows) / _GROUP_SIZE)
-        ends = [n * len(rows) // n_groups for n in range(n_groups + 1)]
-        groups = [slice(*pair) for pair in pairwise(ends)]
+        groups = even_slices(len(rows), ceil(len(rows) / _GROUP_SIZE))
         for number, group in enumerate(groups):
             loss += self._group_loss(load, y[rows[group]], weights[group], group.start)
             if len(groups) == 1:

@@ -9,6 +9,7 @@ every matrix product are (position, sample), so that no layer has to transpose f
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,12 @@ import numpy as np
 
 from ._activations import ACTIVATIONS
 from ._backend import zeros
+
+
+def even_slices(n: int, n_slices: int) -> list[slice]:
+    """Cut ``range(n)`` in order, as evenly as can be; with more slices than n, some are empty."""
+    ends = [i * n // n_slices for i in range(n_slices + 1)]
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -391,6 +398,55 @@ class MaxPool:
 _POOLS: dict[str, type[AveragePool | MaxPool]] = {"avg": AveragePool, "max": MaxPool}
 
 
+class DensePart:
+    """The matrix products of a dense layer on some of the samples.
+
+    Of the gradient of the weights, which is a sum over all samples, a part computes some rows.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    weight, weight_grad : arrays of shape (n_outputs, n_inputs)
+    input_, input_grad : arrays of shape (n_inputs, N)
+    output, z_grad : arrays of shape (n_outputs, N)
+        The product, and the gradient with respect to it.
+    samples, outputs : slice
+        What this part computes of N and of the rows of `weight_grad`.
+    """
+
+    def __init__(
+        self,
+        xp: ModuleType,
+        weight: Any,
+        weight_grad: Any,
+        input_: Any,
+        input_grad: Any,
+        output: Any,
+        z_grad: Any,
+        samples: slice,
+        outputs: slice,
+    ) -> None:
+        self.xp, self.weight = xp, weight
+        self.input, self.output = input_[:, samples], output[:, samples]
+        if weight_grad is None:
+            return
+
+        self.input_grad, self.z_grad = input_grad[:, samples], z_grad[:, samples]
+        self.weight_grad, self.z_grad_of_rows = weight_grad[outputs], z_grad[outputs]
+        self.input_of_all = input_
+
+    def forward(self) -> None:
+        """Fill the samples' part of `output` with weight @ input."""
+        self.xp.matmul(self.weight, self.input, out=self.output)
+
+    def backward(self) -> None:
+        """Fill rows of `weight_grad`, and the samples' part of `input_grad`."""
+        xp = self.xp
+        xp.matmul(self.z_grad_of_rows, self.input_of_all.T, out=self.weight_grad)
+        xp.matmul(self.weight.T, self.z_grad, out=self.input_grad)
+
+
 class Dense:
     """``output = activation(weight @ input + bias)``.
 
@@ -404,6 +460,12 @@ class Dense:
     input_, input_grad : arrays of shape (n_inputs, N)
     output, output_grad : arrays of shape (n_outputs, N)
         `backward` overwrites both.
+    samples_of_parts : list of slice
+        How the products are cut into parts, which may be computed at the same time.
+
+    Attributes
+    ----------
+    parts : list of DensePart
     """
 
     def __init__(
@@ -418,30 +480,43 @@ class Dense:
         input_grad: Any,
         output: Any,
         output_grad: Any,
+        samples_of_parts: list[slice],
     ) -> None:
         self.xp = xp
         self.activation = None if activation is None else ACTIVATIONS[activation](xp, output)
-        self.weight, self.bias = weight, bias
-        self.weight_grad, self.bias_grad = weight_grad, bias_grad
-        self.input, self.input_grad = input_, input_grad
+        self.bias, self.bias_grad = bias, bias_grad
         self.output, self.output_grad = output, output_grad
+        self.z_grad = output_grad if activation is None else output
         self.ones = xp.ones(output.shape[1], output.dtype)
+        self.parts = [
+            DensePart(
+                xp, weight, weight_grad, input_, input_grad, output, self.z_grad, samples, outputs
+            )
+            for samples, outputs in zip(
+                samples_of_parts, even_slices(len(output), len(samples_of_parts)), strict=True
+            )
+        ]
 
     def forward(self) -> None:
         """Fill `output`."""
-        xp = self.xp
-        xp.matmul(self.weight, self.input, out=self.output)
-        xp.add(self.output, self.bias[:, None], out=self.output)
-        if self.activation is not None:
-            self.activation.forward()
+        for part in self.parts:
+            part.forward()
+        self.forward_elementwise()
 
     def backward(self) -> None:
         """Fill the gradients with respect to weight, bias and input."""
-        xp = self.xp
-        z_grad = self.output_grad
+        self.backward_elementwise()
+        for part in self.parts:
+            part.backward()
+
+    def forward_elementwise(self) -> None:
+        """Fill `output`, which holds weight @ input."""
+        self.xp.add(self.output, self.bias[:, None], out=self.output)
+        if self.activation is not None:
+            self.activation.forward()
+
+    def backward_elementwise(self) -> None:
+        """Fill the gradient with respect to the bias, and what the parts need to go backward."""
         if self.activation is not None:
             self.activation.backward(self.output_grad)
-            z_grad = self.output
-        xp.matmul(z_grad, self.input.T, out=self.weight_grad)
-        xp.matmul(z_grad, self.ones, out=self.bias_grad)  # the sum over the samples
-        xp.matmul(self.weight.T, z_grad, out=self.input_grad)
+        self.xp.matmul(self.z_grad, self.ones, out=self.bias_grad)  # the sum over the samples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import zeros
-from ._layers import ConvPool, ConvPoolShape, Dense, Kernels
+from ._layers import ConvPool, ConvPoolShape, Dense, DensePart, Kernels, even_slices
 
 # Glorot and Bengio (2010) for tanh; He et al. (2015) for ReLU, which halves the variance; the
 # sigmoid is a tanh of half the slope and half the height.
@@ -133,7 +133,9 @@ def smallest_image(kernel_size: Any, stride: Any, padding: Any, pool_size: int) 
 
 
 class Shard:
-    """The convolutions on some of a mini-batch's samples, with buffers of their own.
+    """The convolutions on some of a mini-batch's samples, and their part of the first dense layer.
+
+    LeCun et al. (1998) call that layer a convolution too; its weights are most of the network's.
 
     Parameters
     ----------
@@ -143,12 +145,15 @@ class Shard:
     kernels : list of Kernels
     features, features_grad : arrays of shape (H, C, W, N)
         Output of the last convolution, and the gradient with respect to it, or None.
+    dense : DensePart
+        Reads the features.
 
     Attributes
     ----------
     images : array of shape (H, C, W, N)
         To be filled before `forward`.
-    layers : list of ConvPool
+    convolutions : list of ConvPool
+    dense : DensePart
     """
 
     def __init__(
@@ -158,7 +163,9 @@ class Shard:
         kernels: list[Kernels],
         features: Any,
         features_grad: Any,
+        dense: DensePart,
     ) -> None:
+        self.dense = dense
         n_samples, dtype = features.shape[-1], features.dtype
         trains = features_grad is not None
 
@@ -171,7 +178,7 @@ class Shard:
 
         images, self.images = padded(kernels[0].shape)
         images_grad = None  # nobody wants the gradient with respect to the first layer's input
-        self.layers = []
+        self.convolutions = []
         for layer, following in zip(kernels, [*kernels[1:], None], strict=True):
             if following is None:
                 next_images, output, next_images_grad, output_grad = (
@@ -183,7 +190,7 @@ class Shard:
             else:
                 next_images, output = padded(following.shape)
                 next_images_grad, output_grad = padded(following.shape) if trains else (None, None)
-            self.layers.append(
+            self.convolutions.append(
                 ConvPool(
                     xp,
                     layer,
@@ -198,13 +205,15 @@ class Shard:
             images, images_grad = next_images, next_images_grad
 
     def forward(self) -> None:
-        """Fill the features; the kernels are laid out."""
-        for layer in self.layers:
+        """Go through the convolutions, whose kernels are laid out, to the dense product."""
+        for layer in self.convolutions:
             layer.forward()
+        self.dense.forward()
 
     def backward(self) -> None:
-        """Fill the layers' `kernels_grad`, given the gradient with respect to the features."""
-        for layer in reversed(self.layers):
+        """Go back from the gradient with respect to the dense product to the convolutions'."""
+        self.dense.backward()
+        for layer in reversed(self.convolutions):
             layer.backward()
 
 
@@ -263,31 +272,35 @@ class Network:
         last = shapes[-1]
         sizes = last.out_channels, last.out_height, last.out_width, n_samples
         features, features_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
-        ends = [n * n_samples // n_shards for n in range(n_shards + 1)]
-        self.samples_of_shards = [slice(*pair) for pair in pairwise(ends)]
-        self.shards = []
-        for samples in self.samples_of_shards:
-            output, output_grad = (
-                array[..., samples].transpose(1, 0, 2, 3) for array in (features, features_grad)
-            )
-            self.shards.append(
-                Shard(xp, architecture, self.kernels, output, output_grad if trains else None)
-            )
+        self.samples_of_shards = even_slices(n_samples, n_shards)
 
         # flatten, and the dense layers
         vector, vector_grad = (a.reshape(-1, n_samples) for a in (features, features_grad))
         self.dense: list[Dense] = []
         for arrays in parameters_of_layers[len(shapes) :]:
+            is_first = not self.dense
             is_last = len(self.dense) == len(architecture.hidden_layer_sizes)
             output = zeros(xp, (len(arrays[0]), n_samples), dtype)
             # the loss leaves its gradient in place of the logits
             output_grad = output if is_last else zeros(xp, output.shape, dtype)
             activation = None if is_last else architecture.activation
+            parts = self.samples_of_shards if is_first else [slice(None)]
             self.dense.append(
-                Dense(xp, activation, *arrays, vector, vector_grad, output, output_grad)
+                Dense(xp, activation, *arrays, vector, vector_grad, output, output_grad, parts)
             )
             vector, vector_grad = output, output_grad
         self.logits = vector
+
+        self.shards = []
+        for samples, dense in zip(self.samples_of_shards, self.dense[0].parts, strict=True):
+            output, output_grad = (
+                array[..., samples].transpose(1, 0, 2, 3) for array in (features, features_grad)
+            )
+            self.shards.append(
+                Shard(
+                    xp, architecture, self.kernels, output, output_grad if trains else None, dense
+                )
+            )
 
     def forward(self) -> None:
         """Fill `logits`."""
@@ -310,18 +323,22 @@ class Network:
 
     def forward_dense(self) -> None:
         """Fill `logits`, when all shards have gone forward."""
-        for layer in self.dense:
+        first, *others = self.dense
+        first.forward_elementwise()
+        for layer in others:
             layer.forward()
 
     def backward_dense(self) -> None:
-        """Fill the dense layers' gradients, and what the shards need to go backward."""
-        for layer in reversed(self.dense):
+        """Fill the dense layers' gradients, as far as the shards do not, and what those need."""
+        first, *others = self.dense
+        for layer in reversed(others):
             layer.backward()
+        first.backward_elementwise()
 
     def fold_kernels(self) -> None:
         """Fill the convolutions' gradients with the sums over the shards, in their order."""
         for number, kernels in enumerate(self.kernels):
-            total, *others = [shard.layers[number].kernels_grad for shard in self.shards]
+            total, *others = [shard.convolutions[number].kernels_grad for shard in self.shards]
             for kernels_grad in others:
                 self.xp.add(total, kernels_grad, out=total)
             kernels.fold(total)

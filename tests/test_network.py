@@ -283,7 +283,7 @@ class TestBuffers:
         network.forward()
         softmax_cross_entropy(np, network.logits, np.arange(4) % 3, np.full(4, 0.25, np.float32))
         network.backward()
-        layers = network.shards[0].layers
+        layers = network.shards[0].convolutions
         arrays = [parameters, gradient, network.shards[0].images, network.logits]
         arrays += [
             value

@@ -16,10 +16,6 @@ import numpy as np
 from .measuring import Result, Settings, scaled_digits
 from .ours import classifier, partial_fit
 
-# Methods that are timed as a whole
-_METHODS = {"_find_maxima": "places of maxima"}
-
-
 # The arithmetic that the textbook has as well, by what it fills; other products are overhead
 _PRODUCTS = {
     "maps": "GEMM forward",
@@ -49,7 +45,7 @@ class Clock:
         self._layer: Any = None  # the one at work, if any
         self._column, self._direction = "other", ""
         self._n_calls = 0
-        self._steps: dict[tuple[str, str, int], str] = {}
+        self._steps: dict[tuple[str, type, str, int], str] = {}
         self._is_running = False
 
     def whole(self, step: str, function: Callable) -> Callable:
@@ -66,16 +62,13 @@ class Clock:
 
         return timed
 
-    def watch(self, layer: Any, column: str) -> None:
-        """Put what a layer calls into a column."""
-        for direction in ("forward", "backward"):
-            setattr(layer, direction, self._entered(layer, column, direction))
-        for name, step in _METHODS.items():
-            if hasattr(layer, name):
-                setattr(layer, name, self.whole(step, getattr(layer, name)))
+    def watch(self, layer: Any, column: str, methods: tuple[str, str]) -> None:
+        """Put what a layer's method for each direction calls into a column."""
+        for method in methods:
+            setattr(layer, method, self._entered(layer, column, method))
 
-    def _entered(self, layer: Any, column: str, direction: str) -> Callable[[], None]:
-        method = getattr(layer, direction)
+    def _entered(self, layer: Any, column: str, name: str) -> Callable[[], None]:
+        method, direction = getattr(layer, name), name.split("_")[0]
 
         def entered() -> None:
             self._layer, self._column, self._direction = layer, column, direction
@@ -107,7 +100,7 @@ class Clock:
         if self._layer is None:
             return f"engine {name}"
         self._n_calls += 1
-        key = self._column, self._direction, self._n_calls
+        key = self._column, type(self._layer), self._direction, self._n_calls
         if key not in self._steps:
             self._steps[key] = self._new_step(name, kwargs["out"] if "out" in kwargs else args[0])
         return self._steps[key]
@@ -181,10 +174,13 @@ def _replacements(clock: Clock) -> dict[str, Any]:
     def timed_network(*args: Any) -> Network:
         network = Network(*args)
         for shard in network.shards:
-            for number, layer in enumerate(shard.layers, start=1):
-                clock.watch(layer, f"ConvPool {number}")
+            for number, layer in enumerate(shard.convolutions, start=1):
+                clock.watch(layer, f"ConvPool {number}", ("forward", "backward"))
         for number, layer in enumerate(network.dense, start=1):
-            clock.watch(layer, f"Dense {number}")
+            column = f"Dense {number}"
+            clock.watch(layer, column, ("forward_elementwise", "backward_elementwise"))
+            for part in layer.parts:
+                clock.watch(part, column, ("forward", "backward"))
         return network
 
     def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> float:
