@@ -26,7 +26,7 @@ def main() -> None:
     settings = Settings(
         quick=arguments.quick,
         data=str(Path(data).resolve()) if data else None,
-        repeats=2 if arguments.quick else 9,
+        repeats=2 if arguments.quick else 7,
     )
     header = {
         "machine": report.machine(),
