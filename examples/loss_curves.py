@@ -48,6 +48,7 @@ def main():
 def loss_after_each_epoch(X, y, **parameters):
     """Validate on the training images: `loss_curve_` would average over the epoch's steps."""
     model = LeNetClassifier(
+        solver="sgd",
         label_smoothing=0,
         max_iter=EPOCHS,
         early_stopping=True,

@@ -77,10 +77,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Number of epochs, that is, passes over the training data, at most. "auto" is 20, or as many
         more, up to 100, as it takes to see 100,000 samples: a small training set needs more epochs
         for as many steps.
-    solver : {"sgd", "adam", "adamw"}, default="sgd"
+    solver : {"sgd", "adam", "adamw"}, default="adam"
         "sgd" is stochastic gradient descent with momentum, "adam" the method of Kingma and Ba
-        (2015), "adamw" that with decoupled weight decay (Loshchilov and Hutter 2019). Both often
-        want a smaller `lr`, such as 0.001.
+        (2015), "adamw" that with decoupled weight decay (Loshchilov and Hutter 2019).
     momentum : float in [0, 1], default=0.98
         Momentum of the solver "sgd".
     nesterovs_momentum : bool, default=True
@@ -252,7 +251,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         lr: float = 0.005,
         batch_size: int = 64,
         max_iter: int | str = "auto",
-        solver: str = "sgd",
+        solver: str = "adam",
         momentum: float = 0.98,
         nesterovs_momentum: bool = True,
         lr_schedule: str | Callable[[int], float] = "cosine",

@@ -142,7 +142,7 @@ class TestLearning:
 
     def test_diverging_training_is_an_error(self):
         with pytest.raises(ValueError, match=r"diverged: choose an 'lr' smaller than 1000000"):
-            model(lr=1e6).fit(X, Y)
+            model(solver="sgd", lr=1e6).fit(X, Y)
 
 
 class TestInput:
@@ -349,7 +349,7 @@ class TestErrors:
         np.testing.assert_equal(after, before)
 
     def test_diverging_fit_changes_nothing(self):
-        estimator = model().fit(X, Y)
+        estimator = model(solver="sgd").fit(X, Y)
         before = copy.deepcopy(vars(estimator)) | {"lr": 1e6}
         with pytest.raises(ValueError, match="diverged"):
             estimator.set_params(lr=1e6).fit(X, Y)
@@ -554,7 +554,7 @@ class TestPrediction:
         np.testing.assert_array_equal(
             estimator.classes_[proba.argmax(axis=1)], estimator.predict(X)
         )
-        np.testing.assert_allclose(np.log(proba), estimator.predict_log_proba(X), rtol=1e-4)
+        np.testing.assert_allclose(np.log(proba), estimator.predict_log_proba(X), atol=1e-5)
         assert log_loss(Y, proba) < np.log(3)
 
     def test_log_probabilities_are_finite(self):
@@ -577,7 +577,7 @@ class TestPrediction:
         estimator.predict(X)
         assert len(pickle.dumps(estimator)) == size
         n_parameters = sum(a.size for a in estimator.coefs_ + estimator.intercepts_)
-        assert size < 2 * 4 * n_parameters + 10_000  # weights and velocity
+        assert size < 3 * 4 * n_parameters + 10_000  # weights, and two averages of Adam
 
     def test_pickle_holds_arrays_and_plain_values_only(self):
         kinds = (int, float, str, bool, type(None), np.ndarray, np.random.RandomState)
@@ -596,7 +596,7 @@ class TestPrediction:
 
 
 class TestResources:
-    @pytest.mark.parametrize("parameters", [{}, {"pooling": "max", "solver": "adam"}])
+    @pytest.mark.parametrize("parameters", [{}, {"pooling": "max", "solver": "sgd"}])
     def test_same_bits_for_any_number_of_workers(self, parameters):
         X, y = images(300)
         models = [
@@ -615,7 +615,7 @@ class TestResources:
         model(n_jobs=3).fit(X, Y)
         assert (threading.active_count(), settings()) == (threads, blas)
         with pytest.raises(ValueError, match="diverged"):
-            model(n_jobs=3, lr=1e6).fit(X, Y)
+            model(n_jobs=3, solver="sgd", lr=1e6).fit(X, Y)
         assert (threading.active_count(), settings()) == (threads, blas)
 
     def test_global_generator_is_left_alone(self):

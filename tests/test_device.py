@@ -128,7 +128,7 @@ class TestParity:
     def test_fit(self, cupy, name):
         parameters = {
             "max": {"pooling": "max", "activation": "sigmoid"},
-            "penalty": {"alpha": 0.5, "nesterovs_momentum": False},
+            "penalty": {"solver": "sgd", "alpha": 0.5, "nesterovs_momentum": False},
             "one batch": {"batch_size": 60},
             "small batches": {"batch_size": 7, "lr_schedule": "cosine"},
             **VARIANTS,

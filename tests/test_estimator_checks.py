@@ -17,12 +17,11 @@ from sklearn_lenet import LeNetClassifier
 
 VARIANTS = {
     "max pooling": {"pooling": "max"},
-    "adam": {"solver": "adam"},
+    "sgd": {"solver": "sgd"},
     "early stopping": {"early_stopping": True},
     # a second fit goes on training: it agrees with the first only where that one was at its goal
     "warm start": {
         "warm_start": True,
-        "solver": "adam",
         "lr_schedule": "constant",
         "max_iter": 100,
         "label_smoothing": 0.02,

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "there is a GPU"),
 ]
 
-LENET = {"random_state": 0, "max_iter": 1, "device": "cuda"}
+LENET = {"random_state": 0, "max_iter": 1, "solver": "sgd", "device": "cuda"}
 
 
 @pytest.fixture

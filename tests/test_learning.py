@@ -13,7 +13,7 @@ from tests.test_classifier import X, Y, assert_same_bits, model
 VARIANTS = {
     "adamw": {"solver": "adamw", "alpha": 0.1},
     "average": {"ema_decay": 0.9},
-    "average of adam": {"solver": "adam", "ema_decay": 0.9},
+    "average of sgd": {"solver": "sgd", "ema_decay": 0.9},
     "smoothing": {"label_smoothing": 0.1},
     "affine": {"augment": "affine"},
     "elastic": {"augment": "elastic", "dtype": "float64"},

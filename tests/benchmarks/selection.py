@@ -19,9 +19,11 @@ from .measuring import data_directory
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "lr 0.0025": {"lr": 0.0025},
+    "lr 0.001": {"lr": 0.001},
     "lr 0.01": {"lr": 0.01},
-    "momentum 0.9": {"momentum": 0.9},
+    "lr 0.02": {"lr": 0.02},
+    "batch 16": {"batch_size": 16},
+    "batch 256": {"batch_size": 256},
     "constant": {"lr_schedule": "constant"},
     "no smoothing": {"label_smoothing": 0.0},
     "smoothing 0.1": {"label_smoothing": 0.1},
@@ -29,9 +31,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "max pooling": {"pooling": "max"},
     "average": {"ema_decay": 0.99},
     "penalty": {"alpha": 0.1},
-    "adam": {"solver": "adam"},
-    "short": {"max_iter": 3, "lr": 0.05, "momentum": 0.9},
-    "short adam": {"max_iter": 3, "solver": "adam"},
+    "short": {"max_iter": 3},
+    "tanh": {"activation": "tanh"},
+    "sigmoid": {"activation": "sigmoid"},
+}
+_SGD = {"solver": "sgd"}
+SETTINGS |= {
+    "sgd": _SGD,
+    "sgd lr 0.001": _SGD | {"lr": 0.001},
+    "sgd lr 0.02": _SGD | {"lr": 0.02},
+    "sgd batch 256": _SGD | {"batch_size": 256},
+    "sgd constant": _SGD | {"lr_schedule": "constant"},
+    "sgd 0.9": _SGD | {"momentum": 0.9},
+    "sgd short": _SGD | {"max_iter": 3, "lr": 0.05, "momentum": 0.9},
+    "sgd sigmoid": _SGD | {"activation": "sigmoid"},
 }
 
 HEADER = (
