@@ -24,8 +24,7 @@ def main():
     X_test, y_test = load_mnist_sample(subset="test", return_X_y=True)
     print(f"{len(X)} images to train on, {len(X_test)} to test on, {X.shape[1]} pixels each")
 
-    # a small training set gains from more, smaller steps
-    model = LeNetClassifier(lr=0.005, batch_size=32, random_state=0, verbose=1).fit(X, y)
+    model = LeNetClassifier(lr=0.005, random_state=0, verbose=1).fit(X, y)
     predicted = model.predict(X_test)
     print(f"\nTest accuracy: {accuracy_score(y_test, predicted):.2%}\n")
     print(classification_report(y_test, predicted))

@@ -80,7 +80,7 @@ AUGMENTED = {
 }
 # Distorted images are not quite those that it is to recognize
 UNDISTORTED = {"augment": None, "max_iter": 10, "lr": 0.005}
-TO_98 = TO_99 | {"max_iter": 1}
+TO_98 = {"max_iter": 1, "batch_size": 256, "lr": 0.02}
 
 ROWS = {
     "report": Row("sigmoid, mean pooling, SGD, constant lr=0.005, 50 epochs", REPORT, 98),

@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "average": {"ema_decay": 0.99},
     "penalty": {"alpha": 0.1},
     "short": {"max_iter": 3},
+    "shortest": {"max_iter": 1, "batch_size": 256, "lr": 0.02},
     "tanh": {"activation": "tanh"},
     "sigmoid": {"activation": "sigmoid"},
 }
