@@ -11,6 +11,7 @@ from ._augmentation import Augmentation, call_augment
 from ._backend import import_cupy, is_cupy, namespace
 from ._engine import Objective
 from ._images import ImageLayout, ImageLoader
+from ._layers import even_slices
 from ._loss import log_softmax, softmax_cross_entropy
 from ._network import Architecture, Network
 
@@ -152,9 +153,8 @@ class DeviceEngine:
         if self._gradient is None:
             self._gradient = xp.empty_like(self.parameters)
             self._sum_of_parts = xp.empty_like(self.parameters)
-        n_parts = ceil(n_samples / self.n_samples)
-        for n in range(n_parts):
-            part = slice(n * n_samples // n_parts, (n + 1) * n_samples // n_parts)
+        parts = even_slices(n_samples, ceil(n_samples / self.n_samples))
+        for n, part in enumerate(parts):
             loader, network = self._network(part.stop - part.start, trains=True)
             loader.load(features[part], None if draws is None else draws[part])
             network.forward()
@@ -162,7 +162,7 @@ class DeviceEngine:
                 xp, network.logits, labels[part], shares[part], self.objective.label_smoothing
             )
             network.backward()
-            if n_parts == 1:
+            if len(parts) == 1:
                 return self._gradient
             if n == 0:
                 xp.copyto(self._sum_of_parts, self._gradient)

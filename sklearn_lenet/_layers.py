@@ -488,13 +488,11 @@ class Dense:
         self.output, self.output_grad = output, output_grad
         self.z_grad = output_grad if activation is None else output
         self.ones = xp.ones(output.shape[1], output.dtype)
+        arrays = weight, weight_grad, input_, input_grad, output, self.z_grad
+        outputs_of_parts = even_slices(len(output), len(samples_of_parts))
         self.parts = [
-            DensePart(
-                xp, weight, weight_grad, input_, input_grad, output, self.z_grad, samples, outputs
-            )
-            for samples, outputs in zip(
-                samples_of_parts, even_slices(len(output), len(samples_of_parts)), strict=True
-            )
+            DensePart(xp, *arrays, samples, outputs)
+            for samples, outputs in zip(samples_of_parts, outputs_of_parts, strict=True)
         ]
 
     def forward(self) -> None:

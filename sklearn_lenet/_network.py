@@ -296,11 +296,8 @@ class Network:
             output, output_grad = (
                 array[..., samples].transpose(1, 0, 2, 3) for array in (features, features_grad)
             )
-            self.shards.append(
-                Shard(
-                    xp, architecture, self.kernels, output, output_grad if trains else None, dense
-                )
-            )
+            features_of_shard = output, output_grad if trains else None
+            self.shards.append(Shard(xp, architecture, self.kernels, *features_of_shard, dense))
 
     def forward(self) -> None:
         """Fill `logits`."""

@@ -17,6 +17,7 @@ from sklearn_lenet.datasets import load_mnist, load_mnist_sample
 from .fits import Fold, Score, cross_validate_digits, score
 from .measuring import data_directory
 
+_SGD = {"solver": "sgd"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "lr 0.001": {"lr": 0.001},
@@ -35,9 +36,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "shortest": {"max_iter": 1, "batch_size": 256, "lr": 0.02},
     "tanh": {"activation": "tanh"},
     "sigmoid": {"activation": "sigmoid"},
-}
-_SGD = {"solver": "sgd"}
-SETTINGS |= {
     "sgd": _SGD,
     "sgd lr 0.001": _SGD | {"lr": 0.001},
     "sgd lr 0.02": _SGD | {"lr": 0.02},
