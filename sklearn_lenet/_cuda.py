@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._device_engine import DeviceEngine, batch_weights
+from ._device_engine import DeviceEngine
+from ._engine import batch_weights
 from ._kernels import (
     PIXEL_TYPES,
     THREADS,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._augmentation import Augmentation, call_augment
 from ._backend import import_cupy, is_cupy, namespace
-from ._engine import Objective
+from ._engine import Objective, batch_weights
 from ._images import ImageLayout, ImageLoader
 from ._layers import even_slices
 from ._loss import log_softmax, softmax_cross_entropy
@@ -258,25 +258,6 @@ class DeviceEngine:
             loader = ImageLoader(self.xp, self.layout, network.shards[0].images, augmentation)
             self._networks[key] = loader, network
         return self._networks[key]
-
-
-def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute each mini-batch's sum of weights, and each sample's share of it.
-
-    Parameters
-    ----------
-    weights : ndarray of shape (n_samples,)
-        In the order of the samples.
-    batch_size : int
-
-    Returns
-    -------
-    totals : ndarray of shape (n_batches,)
-    shares : ndarray of shape (n_samples,)
-    """
-    begins = np.arange(0, len(weights), batch_size)
-    totals = np.add.reduceat(weights, begins)
-    return totals, weights / totals.repeat(np.diff(begins, append=len(weights)))
 
 
 def _samples_at_once(architecture: Architecture, dtype: np.dtype) -> int:

@@ -204,30 +204,29 @@ class Engine:
         """
         alpha = self.objective.alpha
         network_weights = self.parameters[: self.architecture.n_weights]
-        sum_of_losses = sum_of_weights = 0.0
-        for batch, begin in enumerate(range(0, len(order), batch_size)):
-            rows = order[begin : begin + batch_size]
-            batch_weights = weights[rows]
-            total = float(batch_weights.sum())
-            gradient, loss = self._gradient(X, y, rows, batch_weights / total, generator)
+        totals, shares = batch_weights(weights[order], batch_size)
+        labels, shares = y[order], shares.astype(self.parameters.dtype, copy=False)
+        losses = np.empty(len(totals))
+        for batch, rate in enumerate(rates):
+            part = slice(batch * batch_size, (batch + 1) * batch_size)
+            gradient, loss = self._gradient(X, order[part], labels[part], shares[part], generator)
             if alpha > 0:
-                gradient[: len(network_weights)] += alpha / total * network_weights
-                loss += alpha / total / 2 * float(network_weights @ network_weights)
-            optimizer.step(gradient, float(rates[batch]))
-            sum_of_losses += total * loss
-            sum_of_weights += total
-        return sum_of_losses / sum_of_weights
+                penalty = float(alpha / totals[batch])
+                gradient[: len(network_weights)] += penalty * network_weights
+                loss += penalty / 2 * float(network_weights @ network_weights)
+            optimizer.step(gradient, float(rate))
+            losses[batch] = loss
+        return float(totals @ losses / totals.sum())
 
     def _gradient(
         self,
         X: np.ndarray,
-        y: np.ndarray,
         rows: np.ndarray,
+        labels: np.ndarray,
         weights: np.ndarray,
         generator: np.random.Generator,
     ) -> tuple[np.ndarray, float]:
         """Compute the gradient of the weighted sum of the rows' losses, and that sum."""
-        weights = weights.astype(self.parameters.dtype, copy=False)
         # Drawn here, for the whole mini-batch: the same for any number of workers
         augmented = draws = None
         if isinstance(self.objective.augment, Augmentation):
@@ -244,7 +243,7 @@ class Engine:
         loss = 0.0
         groups = even_slices(len(rows), ceil(len(rows) / _GROUP_SIZE))
         for number, group in enumerate(groups):
-            loss += self._group_loss(load, y[rows[group]], weights[group], group.start)
+            loss += self._group_loss(load, labels[group], weights[group], group.start)
             if len(groups) == 1:
                 return self._group_gradient, loss
             if number == 0:
@@ -340,6 +339,25 @@ class Engine:
             loader = ImageLoader(np, self.layout, network.shards[0].images)
             self._predicting_networks[key] = network, loader
         return self._predicting_networks[key]
+
+
+def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute each mini-batch's sum of weights, and each sample's share of it.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_samples,)
+        In the order of the samples.
+    batch_size : int
+
+    Returns
+    -------
+    totals : ndarray of shape (n_batches,)
+    shares : ndarray of shape (n_samples,)
+    """
+    begins = np.arange(0, len(weights), batch_size)
+    totals = np.add.reduceat(weights, begins)
+    return totals, weights / totals.repeat(np.diff(begins, append=len(weights)))
 
 
 def _shard_size(n_samples: int) -> int:
