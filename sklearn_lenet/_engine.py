@@ -355,9 +355,9 @@ def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
     totals : ndarray of shape (n_batches,)
     shares : ndarray of shape (n_samples,)
     """
-    begins = np.arange(0, len(weights), batch_size)
-    totals = np.add.reduceat(weights, begins)
-    return totals, weights / totals.repeat(np.diff(begins, append=len(weights)))
+    batches = np.arange(len(weights)) // batch_size
+    totals = np.bincount(batches, weights)
+    return totals, weights / totals[batches]
 
 
 def _shard_size(n_samples: int) -> int:
