@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from math import prod
 from types import ModuleType
@@ -152,6 +152,13 @@ def _find_cuda_device(number: str) -> int:
     return int(number) if number else int(runtime.getDevice())
 
 
+@contextmanager
+def current_device(number: int | None) -> Iterator[None]:
+    """Make a CUDA device the current one: CuPy computes there. None, the CPU, leaves it."""
+    with nullcontext() if number is None else import_cupy().cuda.Device(number):
+        yield
+
+
 def is_cupy(array: Any) -> bool:
     """Tell whether an array is CuPy's; does not import CuPy."""
     cupy = sys.modules.get("cupy")
@@ -163,8 +170,28 @@ def namespace(array: Any) -> ModuleType:
     return import_cupy() if is_cupy(array) else np
 
 
+def to_device(xp: ModuleType, array: np.ndarray) -> Any:
+    """Turn an array of NumPy's into one of `xp`: for CuPy a copy, on the current device.
+
+    `cupy.asarray` would copy it by way of pinned memory, rounded up to a power of two, that stays
+    pinned as long as the process lives.
+    """
+    if xp is np:
+        return array
+    # CuPy knows this machine's byte order only
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    on_device = xp.empty(array.shape, array.dtype)
+    on_device.set(array)
+    # `set` need not wait for the copy, and what it reads may be gone after this
+    xp.cuda.get_current_stream().synchronize()
+    return on_device
+
+
 def to_host(value: Any) -> Any:
     """Turn CuPy's arrays, also those in a dict, into NumPy's; leave anything else."""
     if isinstance(value, dict):
         return {key: to_host(item) for key, item in value.items()}
-    return value.get() if is_cupy(value) else value
+    if not is_cupy(value):
+        return value
+    with value.device:  # `get` would wait for the current device's stream
+        return value.get()

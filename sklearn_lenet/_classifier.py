@@ -23,7 +23,15 @@ from sklearn.utils.validation import (
 )
 
 from ._augmentation import make_augmentation
-from ._backend import available_cores, find_device, is_cupy, namespace, to_host
+from ._backend import (
+    available_cores,
+    current_device,
+    find_device,
+    is_cupy,
+    namespace,
+    to_device,
+    to_host,
+)
 from ._cuda import CudaEngine
 from ._device_engine import DeviceEngine, check_device_rows
 from ._engine import SHARD_SIZE, Engine, Objective
@@ -355,9 +363,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If `tol` is given and `max_iter` epochs did not bring the training to a standstill.
         """
-        with _restored_on_error(self):
-            check_parameters(self)
-            device = find_device(self.device)
+        check_parameters(self)
+        device = find_device(self.device)
+        with _restored_on_error(self), current_device(device):
             goes_on = self.warm_start and self.__sklearn_is_fitted__()
             X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
             rows = np.flatnonzero(weights)
@@ -401,9 +409,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             With ``early_stopping=True`` or ``class_weight="balanced"``, which need all the data,
             there is no `partial_fit`.
         """
-        with _restored_on_error(self):
-            check_parameters(self)
-            device = find_device(self.device)
+        check_parameters(self)
+        device = find_device(self.device)
+        with _restored_on_error(self), current_device(device):
             goes_on = self.__sklearn_is_fitted__()
             if classes is not None:
                 classes = unique_labels(to_host(classes))
@@ -437,10 +445,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         y : ndarray of shape (n_samples,)
             CuPy's if `X` is and the labels are numbers, else NumPy's.
         """
-        places = self.predict_log_proba(X).argmax(axis=1)
-        if self.classes_.dtype.kind not in "biuf":
-            places = to_host(places)
-        return namespace(places).asarray(self.classes_)[places]
+        with self._prediction_device() as device:
+            places = self._log_proba(X, device).argmax(axis=1)
+            if self.classes_.dtype.kind not in "biuf":
+                places = to_host(places)
+            return to_device(namespace(places), self.classes_)[places]
 
     def predict_proba(self, X: Any) -> Any:
         """Predict the probability of each class.
@@ -454,8 +463,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; CuPy's if `X` is.
         """
-        log_proba = self.predict_log_proba(X)
-        return namespace(log_proba).exp(log_proba, out=log_proba)
+        with self._prediction_device() as device:
+            log_proba = self._log_proba(X, device)
+            return namespace(log_proba).exp(log_proba, out=log_proba)
 
     def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithm of the probability of each class; it is always finite.
@@ -474,16 +484,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         UserWarning
             If `device` asks for a CUDA device that cannot be used here. The CPU takes over.
         """
-        check_is_fitted(self)
-        device = self._prediction_device()
-        X = _flatten(_as_array(X), self.image_shape_)
-        X = self._validate_rows(X, reset=False)
-        n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
-        with self._engine(self._parameters, n_workers, device) as engine:
-            log_proba = engine.predict_log_proba(X)
-            if not is_cupy(X):
-                return to_host(log_proba)
-        return log_proba.copy()  # into memory that is not the engine's
+        with self._prediction_device() as device:
+            return self._log_proba(X, device)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of `predict`.
@@ -800,13 +802,28 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             return Engine(*design, n_workers, objective)
         return CudaEngine(*design, device, objective)
 
-    def _prediction_device(self) -> int | None:
-        """Find the device to predict on; a model goes wherever its file goes."""
+    @contextmanager
+    def _prediction_device(self) -> Iterator[int | None]:
+        """Find the device to predict on, and enter it; a model goes wherever its file goes."""
+        check_is_fitted(self)
         try:
-            return find_device(self.device)
+            device = find_device(self.device)
         except RuntimeError as error:
             warnings.warn(f"{error} Predicting on the CPU instead.", stacklevel=4)
-            return None
+            device = None
+        with current_device(device):
+            yield device
+
+    def _log_proba(self, X: Any, device: int | None) -> Any:
+        """Check `X`, and compute the logarithms of the class probabilities."""
+        X = _flatten(_as_array(X), self.image_shape_)
+        X = self._validate_rows(X, reset=False)
+        n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
+        with self._engine(self._parameters, n_workers, device) as engine:
+            log_proba = engine.predict_log_proba(X)
+            if not is_cupy(X):
+                return to_host(log_proba)
+        return log_proba.copy()  # into memory that is not the engine's
 
     def _n_workers(self) -> int:
         if self.n_jobs is None or self.n_jobs == -1:

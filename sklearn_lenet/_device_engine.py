@@ -1,6 +1,6 @@
 """Mini-batches through the network on a CUDA device, by CuPy: gradients, steps and predictions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import ceil
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._augmentation import Augmentation, call_augment
-from ._backend import import_cupy, is_cupy, namespace
+from ._backend import import_cupy, is_cupy, namespace, to_device
 from ._engine import Objective, batch_weights
 from ._images import ImageLayout, ImageLoader
 from ._layers import even_slices
@@ -81,10 +81,10 @@ class DeviceEngine:
             resources.enter_context(cuda.using_allocator(pool.malloc))
             self.stream = resources.enter_context(cuda.Stream(non_blocking=True))
             resources.callback(self._release)
-            self.parameters = self.xp.asarray(self._host_parameters)
+            self.parameters = to_device(self.xp, self._host_parameters)
             self._gradient = self._sum_of_parts = None
             self._networks: dict[tuple[int, bool], tuple[ImageLoader, Network]] = {}
-            self._resident: list[tuple[np.ndarray, Any]] = []
+            self._resident: list[tuple[Any, Any]] = []
             self._resources = resources.pop_all()
         return self
 
@@ -107,14 +107,14 @@ class DeviceEngine:
         optimizer: Any,
         rates: np.ndarray,
         generator: np.random.Generator,
-    ) -> float:
+    ) -> Callable[[], float]:
         """Go once through rows of `X`, with a step of the optimizer after each mini-batch.
 
         The parameters and the result are those of `Engine.train_epoch`. `X` may also be CuPy's.
         """
         xp, alpha = self.xp, self.objective.alpha
         totals, shares = batch_weights(weights[order], batch_size)
-        labels, shares = xp.asarray(y[order]), xp.asarray(shares.astype(self.dtype))
+        labels, shares = to_device(xp, y[order]), to_device(xp, shares.astype(self.dtype))
         losses = xp.zeros(len(totals), self.dtype)
         network_weights = self.parameters[: self.architecture.n_weights]
         for batch, features in enumerate(self._batches(X, order, batch_size, generator)):
@@ -126,7 +126,7 @@ class DeviceEngine:
                 gradient[: len(network_weights)] += penalty * network_weights
                 loss += penalty / 2 * (network_weights @ network_weights)
             optimizer.step(gradient, float(rates[batch]))
-        return float(totals @ losses.get() / totals.sum())
+        return lambda: float(totals @ losses.get() / totals.sum())
 
     def _batches(
         self, X: Any, order: np.ndarray, batch_size: int, generator: np.random.Generator
@@ -137,10 +137,11 @@ class DeviceEngine:
             yield from self._rows(X, order, batch_size)
             return
         # A callable gets the kind of array that X is
-        rows = self.xp.asarray(order) if is_cupy(X) else order
+        rows = to_device(self.xp, order) if is_cupy(X) else order
         for begin in range(0, len(order), batch_size):
             batch = X[rows[begin : begin + batch_size]]
-            yield self.xp.asarray(call_augment(augment, self.layout.image_shape, batch, generator))
+            batch = call_augment(augment, self.layout.image_shape, batch, generator)
+            yield batch if is_cupy(batch) else to_device(self.xp, batch)
 
     def _compute_gradient(
         self, features: Any, labels: Any, shares: Any, loss: Any, generator: np.random.Generator
@@ -200,7 +201,7 @@ class DeviceEngine:
         """Yield rows of `X` on the device, `size` of them at a time."""
         xp, on_device = self.xp, self._on_device(X)
         if on_device is not None:
-            rows = xp.asarray(rows)
+            rows = to_device(xp, rows)
             for begin in range(0, len(rows), size):
                 yield xp.take(on_device, rows[begin : begin + size], axis=0)
             return
@@ -209,19 +210,21 @@ class DeviceEngine:
                 yield piece[begin : begin + size]
 
     def _on_device(self, X: Any) -> Any:
-        """Give `X` on the device, copied there when first asked for; None if it doesn't fit."""
-        if is_cupy(X):
+        """Give `X` on the device, in C order, copied when first asked for.
+
+        Where there is no room for a copy: None, or CuPy's array as it is.
+        """
+        if is_cupy(X) and X.flags.c_contiguous:
             return X
         for known, on_device in self._resident:
             if known is X:
                 return on_device
         free, _ = self.xp.cuda.runtime.memGetInfo()
         if X.nbytes > _SHARE_FOR_X * free:
-            return None
-        # CuPy knows this machine's byte order only
-        native = np.ascontiguousarray(X, X.dtype.newbyteorder("="))
-        self._resident.append((X, self.xp.asarray(native)))
-        return self._resident[-1][1]
+            return X if is_cupy(X) else None
+        on_device = self.xp.ascontiguousarray(X) if is_cupy(X) else to_device(self.xp, X)
+        self._resident.append((X, on_device))
+        return on_device
 
     def _pieces(self, X: np.ndarray, rows: np.ndarray, size: int) -> Iterator[Any]:
         """Yield rows of `X` in pieces: while the device has one, the host gathers the next.
@@ -233,19 +236,22 @@ class DeviceEngine:
         cuda, native = self.xp.cuda, X.dtype.newbyteorder("=")
         n_rows = size * max(1, _PIECE // (size * X.shape[1] * X.itemsize))
         pinned = [empty_pinned((n_rows, X.shape[1]), native) for _ in range(2)]
-        sent: list[Any] = [None, None]
+        sent = [cuda.Event() for _ in range(2)]  # nothing to wait for, as yet
         on_device = self.xp.empty((n_rows, X.shape[1]), native)
-        for n, begin in enumerate(range(0, len(rows), n_rows)):
-            taken = rows[begin : begin + n_rows]
-            host = pinned[n % 2][: len(taken)]
-            if sent[n % 2] is not None:
+        try:
+            for n, begin in enumerate(range(0, len(rows), n_rows)):
+                taken = rows[begin : begin + n_rows]
+                host = pinned[n % 2][: len(taken)]
                 sent[n % 2].synchronize()
-            np.take(X, taken, axis=0, out=host, mode="clip")
-            piece = on_device[: len(taken)]
-            piece.set(host, stream=self.stream)
-            sent[n % 2] = cuda.Event()
-            sent[n % 2].record(self.stream)
-            yield piece
+                np.take(X, taken, axis=0, out=host, mode="clip")
+                piece = on_device[: len(taken)]
+                piece.set(host, stream=self.stream)
+                sent[n % 2].record(self.stream)
+                yield piece
+        finally:
+            # Whoever comes next gets the pinned memory
+            for event in sent:
+                event.synchronize()
 
     def _network(self, n_samples: int, trains: bool) -> tuple[ImageLoader, Network]:
         """Return the network for `n_samples` samples, made when first wanted."""

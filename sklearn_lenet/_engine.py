@@ -179,7 +179,7 @@ class Engine:
         optimizer: Any,
         rates: np.ndarray,
         generator: np.random.Generator,
-    ) -> float:
+    ) -> Callable[[], float]:
         """Go once through rows of `X`, with a step of the optimizer after each mini-batch.
 
         Parameters
@@ -199,8 +199,9 @@ class Engine:
 
         Returns
         -------
-        loss : float
-            Weighted mean over the mini-batches.
+        loss : callable
+            Waits for the epoch, and gives its loss: the weighted mean over the mini-batches. Here
+            there is nothing to wait for, but a device may still be at work.
         """
         alpha = self.objective.alpha
         network_weights = self.parameters[: self.architecture.n_weights]
@@ -216,7 +217,8 @@ class Engine:
                 loss += penalty / 2 * float(network_weights @ network_weights)
             optimizer.step(gradient, float(rate))
             losses[batch] = loss
-        return float(totals @ losses / totals.sum())
+        loss = float(totals @ losses / totals.sum())
+        return lambda: loss
 
     def _gradient(
         self,
@@ -355,9 +357,14 @@ def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
     totals : ndarray of shape (n_batches,)
     shares : ndarray of shape (n_samples,)
     """
-    batches = np.arange(len(weights)) // batch_size
-    totals = np.bincount(batches, weights)
-    return totals, weights / totals[batches]
+    totals = batch_totals(weights, batch_size)
+    return totals, weights / np.repeat(totals, batch_size)[: len(weights)]
+
+
+def batch_totals(weights: np.ndarray, batch_size: int) -> np.ndarray:
+    """Compute each mini-batch's sum of weights, which are in the order of the samples."""
+    batches = np.repeat(np.arange(ceil(len(weights) / batch_size)), batch_size)
+    return np.bincount(batches[: len(weights)], weights)
 
 
 def _shard_size(n_samples: int) -> int:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ._augmentation import Augmentation
-from ._backend import namespace, to_host, zeros
+from ._backend import namespace, to_device, to_host, zeros
 
 _SPARE = 16
 
 
 def row_chunks(rows: Any) -> list[Any]:
-    """Cut row numbers into chunks whose features, as float64, take a few megabytes."""
+    """Cut what each row has one of: a chunk's features, as float64, take a few megabytes."""
     return [rows[begin : begin + 1024] for begin in range(0, len(rows), 1024)]
 
 
@@ -177,15 +177,16 @@ def weighted_mean_and_scale(X: Any, weights: Any, rows: Any) -> tuple[float, flo
     """
     # In float64, off a first value, in two passes over chunks: constant features have no spread,
     # and features far from zero lose no digits
-    xp = namespace(X)
-    total = weights[rows].sum() * X.shape[1]
+    xp, weights = namespace(X), weights[rows]
+    total = weights.sum() * X.shape[1]
     first = np.float64(X[rows[0], 0].item())
+    chunks, chunk_weights = (row_chunks(to_device(xp, array)) for array in (rows, weights))
     mean = variance = 0.0
-    for chunk in row_chunks(rows):
-        features = X[xp.asarray(chunk)] - first
-        mean += xp.asarray(weights[chunk]) @ features.sum(axis=1) / total
-    for chunk in row_chunks(rows):
-        features = X[xp.asarray(chunk)] - first - mean
-        variance += xp.asarray(weights[chunk]) @ xp.square(features).sum(axis=1) / total
+    for chunk, weight in zip(chunks, chunk_weights, strict=True):
+        features = X[chunk] - first
+        mean += weight @ features.sum(axis=1) / total
+    for chunk, weight in zip(chunks, chunk_weights, strict=True):
+        features = X[chunk] - first - mean
+        variance += weight @ xp.square(features).sum(axis=1) / total
     mean, variance = float(to_host(first + mean)), float(to_host(variance))
     return mean, variance**-0.5 if variance > 0 else 1.0

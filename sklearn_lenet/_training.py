@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan
 from typing import Any, NamedTuple
@@ -63,6 +64,37 @@ class Epoch(NamedTuple):
     loss: float
     validation_loss: float
     validation_score: float
+
+
+class Orders:
+    """The rows of each epoch, in its order.
+
+    The next order can be drawn ahead, while a device is at work. If it is never taken, the
+    generator is as if it had not been drawn.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+    rows : integer ndarray of shape (n_rows,)
+    shuffle : bool
+    """
+
+    def __init__(self, generator: np.random.Generator, rows: np.ndarray, shuffle: bool) -> None:
+        self.generator, self.rows, self.shuffle = generator, rows, shuffle
+        self._ahead: list[tuple[Any, np.ndarray]] = []
+
+    def draw_ahead(self) -> None:
+        """Draw the next order, by a copy of the generator."""
+        ahead = deepcopy(self.generator)
+        order = ahead.permutation(self.rows) if self.shuffle else self.rows
+        self._ahead.append((ahead.bit_generator.state, order))
+
+    def take(self) -> np.ndarray:
+        """Give the next order."""
+        if not self._ahead:
+            self.draw_ahead()
+        self.generator.bit_generator.state, order = self._ahead.pop()
+        return order
 
 
 def stratified_split(
@@ -179,6 +211,7 @@ def train(
     """
     epochs: list[Epoch] = []
     best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
+    orders = Orders(generator, data.rows, settings.shuffle)
     learnt = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
     try:
         with _progress(settings) as show:
@@ -191,7 +224,19 @@ def train(
                     ceil(len(data.rows) / settings.batch_size),
                     n_plateaus,
                 )
-                epoch = _run_epoch(engine, optimizer, generator, data, validation, settings, rates)
+                loss = engine.train_epoch(
+                    data.X,
+                    data.y,
+                    data.weights,
+                    orders.take(),
+                    settings.batch_size,
+                    optimizer,
+                    rates,
+                    generator,
+                )
+                if number + 1 < settings.max_iter:
+                    orders.draw_ahead()  # before the loss is waited for
+                epoch = _judge(engine, optimizer, loss(), validation, settings)
                 quality = epoch.validation_score if validation else -epoch.loss
                 n_without_improvement += 1
                 if quality > best + (settings.tol or 0):
@@ -219,20 +264,14 @@ def train(
     return epochs, learnt if best_parameters is None else best_parameters
 
 
-def _run_epoch(
+def _judge(
     engine: Engine | DeviceEngine,
     optimizer: SGD | Adam | WeightAverage,
-    generator: np.random.Generator,
-    data: Data,
+    loss: float,
     validation: Data | None,
     settings: Settings,
-    rates: np.ndarray,
 ) -> Epoch:
-    """Train for one epoch, then validate."""
-    order = generator.permutation(data.rows) if settings.shuffle else data.rows
-    loss = engine.train_epoch(
-        data.X, data.y, data.weights, order, settings.batch_size, optimizer, rates, generator
-    )
+    """Check the loss of an epoch, and validate."""
     if not isfinite(loss):
         raise ValueError(
             f"The loss became {loss}. The training diverged: choose an 'lr' smaller than "

@@ -3,9 +3,13 @@
 It has the names that the package uses, with the keywords that CuPy takes, and no others. Its arrays
 turn into NumPy's by `get` alone, and mix with none. What reads a value on the host behind a user's
 back (`float(array)`, `if array:`) is recorded in `hidden_reads`. While a stream captures, copies
-from and to the host, matrix products, random numbers and waiting are refused.
+from and to the host, matrix products, random numbers and waiting are refused. Arrays are refused
+where another device than theirs is the current one.
 
-It says nothing about speed, nor about CUDA itself: work is done when it is asked for.
+It says nothing about speed, nor about CUDA itself: work is done when it is asked for. Copies by
+`set` alone are looked at until somebody waits for them: if what they read changes or goes before,
+that is recorded in `torn`. That work waits for other streams' work, or that a stream belongs to the
+current device, it can't show.
 """
 
 import operator
@@ -102,6 +106,7 @@ CUDA_NAMES = [
     "Event",
     "MemoryPool",
     "Stream",
+    "compiler.CompileException",
     "get_current_stream",
     "runtime.CUDARuntimeError",
     "runtime.getDevice",
@@ -115,15 +120,19 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+class CompileException(Exception):
+    pass
+
+
 class Capturing(RuntimeError):
     pass
 
 
 class Memory:
-    """What an allocator gives; counted while anything refers to it."""
+    """What an allocator gives, on the current device; counted while anything refers to it."""
 
     def __init__(self, pool, n_bytes):
-        self.n_bytes = n_bytes
+        self.n_bytes, self.device = n_bytes, STATE.current.devices[-1]
         pool.in_use.add(self)
 
 
@@ -146,12 +155,33 @@ class Pointer:
         self.ptr = ptr
 
 
+class Copy:
+    """A copy from the host that is under way until somebody waits for it."""
+
+    def __init__(self, source):
+        while isinstance(source.base, np.ndarray):
+            source = source.base
+        self.source, self.content = weakref.ref(source), source.tobytes()
+
+    def finish(self):
+        """See whether the source, or what it is a part of, still is what it was."""
+        source = self.source()
+        if self.content is not None and (source is None or source.tobytes() != self.content):
+            STATE.torn.append("gone" if source is None else "changed")
+        self.content = None
+
+
 class Event:
+    def __init__(self):
+        self.copies = []
+
     def record(self, stream=None):
-        pass
+        self.copies = list((stream or STATE.current.streams[-1]).copies)
 
     def synchronize(self):
         STATE.refuse_while_capturing("waiting for an event")
+        for copy in self.copies:
+            copy.finish()
 
 
 class Graph:
@@ -172,6 +202,7 @@ class Graph:
 class Stream:
     def __init__(self, non_blocking=False):
         self.non_blocking, self.captured, self.ptr = non_blocking, None, id(self)
+        self.copies = []
 
     def __enter__(self):
         STATE.current.streams.append(self)
@@ -182,6 +213,11 @@ class Stream:
 
     def synchronize(self):
         STATE.refuse_while_capturing("waiting for a stream")
+        self._finish()
+
+    def _finish(self):
+        while self.copies:
+            self.copies.pop(0).finish()
 
     def is_capturing(self):
         return self.captured is not None
@@ -199,8 +235,17 @@ class Stream:
 
 
 class Device:
+    compute_capability = "90"
+
     def __init__(self, device):
         self.id = device
+
+    @property
+    def attributes(self):
+        return {
+            "MaxSharedMemoryPerBlockOptin": STATE.shared_bytes,
+            "MultiProcessorCount": STATE.n_multiprocessors,
+        }
 
     def __enter__(self):
         STATE.current.devices.append(self.id)
@@ -225,8 +270,11 @@ class State:
         self.default_pool = MemoryPool()
         self.current = Current(self.default_pool.malloc)
         self.hidden_reads, self.downloads, self.pools = [], [], []
+        # Copies that went wrong, and sizes of what copies from the host leave pinned for good
+        self.torn, self.left_pinned = [], []
         self.graph_launches = self.launches = 0
-        self.capture_fails = self.compilation_fails = False
+        self.capture_fails, self.compilation_fails = False, None
+        self.shared_bytes, self.n_multiprocessors = 227 * 1024, 132
         self.graphs = []
 
     def refuse_while_capturing(self, what):
@@ -252,6 +300,7 @@ def wrap(result, memory=None):
 
 def unwrap(value):
     if isinstance(value, ndarray):
+        value._check_device()
         return value._array
     if value is None or isinstance(value, SCALARS):
         return value
@@ -297,7 +346,7 @@ class ndarray:
 
     @property
     def device(self):
-        return Device(0)
+        return Device(self._memory.device)
 
     @property
     def data(self):
@@ -305,7 +354,22 @@ class ndarray:
 
     def _view(self, array):
         """Wrap an array that may or may not share this one's memory."""
-        return ndarray(array, self._memory if np.may_share_memory(array, self._array) else None)
+        if np.may_share_memory(array, self._array):
+            return ndarray(array, self._memory)
+        self._check_device()
+        return ndarray(array)
+
+    def _check_device(self):
+        """Refuse what CuPy refuses, or warns of, as the devices have access to each other or not.
+
+        It does neither for `get`, `item` and `set`, but has them wait for the wrong stream.
+        """
+        current = STATE.current.devices[-1]
+        if self._memory.device != current:
+            raise ValueError(
+                f"The device where the array resides ({self._memory.device}) is different from the "
+                f"current device ({current})."
+            )
 
     def __len__(self):
         return len(self._array)
@@ -324,7 +388,7 @@ class ndarray:
         return self._view(array)
 
     def __setitem__(self, index, value):
-        self._array[unwrap_index(index)] = unwrap(value)
+        unwrap(self)[unwrap_index(index)] = unwrap(value)
 
     def __float__(self):
         STATE.read_behind_the_back("float")
@@ -343,12 +407,14 @@ class ndarray:
     def get(self):
         STATE.refuse_while_capturing("get")
         STATE.downloads.append(self.nbytes)
-        return self._array.copy()
+        STATE.current.streams[-1]._finish()
+        return unwrap(self).copy()
 
     def item(self):
         STATE.refuse_while_capturing("item")
         STATE.downloads.append(self.itemsize)
-        return self._array.item()
+        STATE.current.streams[-1]._finish()
+        return unwrap(self).item()
 
     def set(self, array, stream=None):
         STATE.refuse_while_capturing("set")
@@ -356,13 +422,14 @@ class ndarray:
         assert (array.shape, array.dtype) == (self.shape, self.dtype)
         assert array.flags.c_contiguous
         assert self.flags.c_contiguous
-        self._array[...] = array
+        unwrap(self)[...] = array
+        (stream or STATE.current.streams[-1]).copies.append(Copy(array))
 
     def fill(self, value):
-        self._array.fill(unwrap(value))
+        unwrap(self).fill(unwrap(value))
 
     def copy(self):
-        return ndarray(self._array.copy())
+        return ndarray(unwrap(self).copy())
 
     def astype(self, dtype, copy=True):
         return self._view(self._array.astype(dtype, copy=copy))
@@ -396,9 +463,9 @@ def _operator(name, reflected=False, in_place=False):
         if name == "matmul":
             STATE.refuse_while_capturing("matmul")
         if in_place:
-            function(self._array, unwrap(other))
+            function(unwrap(self), unwrap(other))
             return self
-        a, b = self._array, unwrap(other)
+        a, b = unwrap(self), unwrap(other)
         return wrap(function(b, a) if reflected else function(a, b))
 
     return binary
@@ -413,7 +480,7 @@ for _name in _COMPARISONS + _ARITHMETIC:
         setattr(ndarray, f"__r{_dunder}__", _operator(_name, reflected=True))
         if _name != "matmul":
             setattr(ndarray, f"__i{_dunder}__", _operator(f"i{_dunder}", in_place=True))
-ndarray.__neg__ = lambda self: wrap(-self._array)
+ndarray.__neg__ = lambda self: wrap(-unwrap(self))
 
 
 def _call(name, *arguments, **keywords):
@@ -449,11 +516,12 @@ def _create(name, *arguments, **keywords):
     if name in ("array", "asarray", "ascontiguousarray"):
         STATE.refuse_while_capturing("a copy from the host")
         array = np.array(first, *others, **keywords)
-        if array.dtype.kind not in "?biufc" or not array.dtype.isnative or array.itemsize > 16:
-            raise ValueError(f"Unsupported dtype {array.dtype}")
-        return ndarray(array)
-    assert not name.endswith("_like"), type(first)
-    array = getattr(np, name)(*arguments, **keywords)
+        STATE.left_pinned.append(1 << (array.nbytes - 1).bit_length())
+    else:
+        assert not name.endswith("_like"), type(first)
+        array = getattr(np, name)(*arguments, **keywords)
+    if array.dtype.kind not in "?biufc" or not array.dtype.isnative or array.itemsize > 16:
+        raise ValueError(f"Unsupported dtype {array.dtype}")
     if name.startswith("empty") and array.dtype.kind == "f":
         array.fill(np.nan)  # nobody may rely on what is there
     return ndarray(array)
@@ -486,23 +554,33 @@ class RawModule:
 
     def compile(self):
         if STATE.compilation_fails:
-            raise CUDARuntimeError("NVRTC_ERROR_COMPILATION")
+            raise STATE.compilation_fails
         self.emulation = Emulation.of(self.code)
 
     def get_function(self, name):
         if not hasattr(self, "emulation"):
             self.compile()
-        return partial(self._launch, name)
+        return Function(self.emulation, name)
 
-    def _launch(self, name, grid, block, arguments, shared_mem=0):
+
+class Function:
+    """A kernel. Without leave, a block gets no more shared memory than any device has."""
+
+    max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __init__(self, emulation, name):
+        self.emulation, self.name = emulation, name
+
+    def __call__(self, grid, block, arguments, shared_mem=0):
+        assert shared_mem <= self.max_dynamic_shared_size_bytes <= STATE.shared_bytes, self.name
         pointers = []
         for argument in arguments:
-            assert isinstance(argument, ndarray | np.generic), (name, type(argument))
+            assert isinstance(argument, ndarray | np.generic), (self.name, type(argument))
             if isinstance(argument, ndarray):
-                assert argument.flags.c_contiguous, name
+                assert argument.flags.c_contiguous, self.name
                 argument = np.uintp(argument.data.ptr)
             pointers.append(argument)
-        launch = partial(self.emulation.launch, name, grid, block, pointers, shared_mem)
+        launch = partial(self.emulation.launch, self.name, grid, block, pointers, shared_mem)
         captured = STATE.current.streams[-1].captured
         if captured is not None:
             captured.append(launch)
@@ -526,6 +604,8 @@ def make_modules():
     cupy.lib.stride_tricks.as_strided = _as_strided
     cupy.cuda = ModuleType("cupy.cuda")
     cupy.cuda.runtime = ModuleType("cupy.cuda.runtime")
+    cupy.cuda.compiler = ModuleType("cupy.cuda.compiler")
+    cupy.cuda.compiler.CompileException = CompileException
     cupy.cuda.runtime.CUDARuntimeError = CUDARuntimeError
     cupy.cuda.runtime.getDeviceCount = lambda: STATE.n_devices
     cupy.cuda.runtime.getDevice = lambda: STATE.current.devices[-1]

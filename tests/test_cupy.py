@@ -14,7 +14,7 @@ import pytest
 import sklearn_lenet
 from sklearn_lenet._cuda import OPTIONS
 from sklearn_lenet._images import ImageLayout
-from sklearn_lenet._kernels import PIXEL_TYPES, kernel_source
+from sklearn_lenet._kernels import PIXEL_TYPES, prediction_source, training_source
 
 from . import stand_in
 from .helpers import LENET, small_architecture
@@ -80,6 +80,7 @@ def test_uses_are_found():
     found = uses()
     assert {"matmul", "copyto", "lib.stride_tricks.as_strided", "RawModule"} <= found.keys()
     assert {"cuda.MemoryPool", "cuda.runtime.getDeviceCount"} <= found.keys()
+    assert {"cuda.Device", "cuda.compiler.CompileException"} <= found.keys()
     assert found["RawModule"] == {"code", "options"}
     assert "out" in found["matmul"]
 
@@ -97,10 +98,56 @@ def test_stand_in_has_no_functions_of_its_own():
             assert takes(find(name), keyword), f"cupy.{name} has no {keyword!r}"
 
 
+def test_stand_in_has_no_cuda_of_its_own():
+    """What is in modules here may be in classes there: `find` doesn't tell."""
+    ours = stand_in.make_modules()[0].cuda
+    modules = [("", ours), *((f"{key}.", getattr(ours, key)) for key in ("compiler", "runtime"))]
+    names = {
+        prefix + name
+        for prefix, module in modules
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert names == set(stand_in.CUDA_NAMES)
+    for name in names:
+        find(f"cuda.{name}")
+
+
+def device_attributes():
+    """Collect the names of a device's attributes that the package uses."""
+    return {
+        node.slice.value
+        for path in Path(sklearn_lenet.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "attributes"
+    }
+
+
+def test_attributes_of_devices_exist():
+    """CuPy has them by their names in CUDA; what they are, only a device can tell."""
+    names = device_attributes()
+    assert names == {"MaxSharedMemoryPerBlockOptin", "MultiProcessorCount"}
+    assert names == stand_in.Device(0).attributes.keys()
+    for name in names:
+        find(f"cuda.runtime.cudaDevAttr{name}")
+
+
+def test_failing_compilations_have_an_error_of_their_own():
+    """It is no RuntimeError, which the driver's errors and the runtime's are."""
+    failed = cupy.cuda.compiler.CompileException
+    assert issubclass(failed, Exception)
+    assert not issubclass(failed, RuntimeError)
+    assert not issubclass(stand_in.CompileException, RuntimeError)
+    assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
+
+
 @pytest.mark.parametrize(
     ("ours", "name"),
     [
         (stand_in.ndarray, "ndarray"),
+        (stand_in.Device, "cuda.Device"),
         (stand_in.Stream, "cuda.Stream"),
         (stand_in.Event, "cuda.Event"),
         (stand_in.Graph, "cuda.Graph"),
@@ -121,17 +168,17 @@ def test_import_needs_no_gpu():
 
 
 LAYOUT = ImageLayout((1, 28, 28), 784, 1, (1, 28, 28), 33.3, 0.01)
-SOURCES = {
-    "LeNet": lambda: kernel_source(LENET, LAYOUT, "uint8", "NESTEROV", False, 1),
-    "large mini-batches": lambda: kernel_source(LENET, LAYOUT, "float32", "SGD", True, 4),
-    "another": lambda: kernel_source(
-        small_architecture(image_shape=(3, 17, 19), stride=(2, 1), activation="sigmoid"),
-        ImageLayout((3, 8, 9), 210, 2, (3, 17, 19), 0.5, 1.0),
-        "float64",
-        "ADAM",
-        False,
-        1,
-    ),
+SMALL = small_architecture(image_shape=(3, 17, 19), stride=(2, 1), activation="sigmoid")
+SMALL_LAYOUT = ImageLayout((3, 8, 9), 210, 2, (3, 17, 19), 0.5, 1.0)
+SHARED = 227 * 1024  # bytes that a block can have, from compute capability 9.0 on
+
+PREDICTIONS = {
+    "LeNet": lambda: prediction_source(LENET, LAYOUT, "uint8"),
+    "another": lambda: prediction_source(SMALL, SMALL_LAYOUT, "float64"),
+}
+TRAININGS = {
+    "LeNet": lambda *cut: training_source(LENET, LAYOUT, "uint8", "NESTEROV", False, *cut),
+    "another": lambda *cut: training_source(SMALL, SMALL_LAYOUT, "float64", "ADAM", True, *cut),
 }
 
 
@@ -146,25 +193,48 @@ def nvrtc():
     return nvrtc
 
 
-def compile_kernels(nvrtc, source, architecture):
-    program = nvrtc.createProgram(source, "kernels.cu", [], [])
+def assert_compiles(nvrtc, source, architecture):
+    """Compile kernels, to what a device runs."""
+    program = nvrtc.createProgram(source.text, "kernels.cu", [], [])
     try:
         nvrtc.compileProgram(program, [f"--gpu-architecture={architecture}", *OPTIONS])
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
-    return nvrtc.getCUBIN(program)
+    binary = nvrtc.getCUBIN(program)
+    assert binary.startswith(b"\x7fELF")
+    for name in source.threads:
+        assert f".text.{name}\0".encode() in binary
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_predictions_compile(nvrtc, name, architecture):
+    assert_compiles(nvrtc, PREDICTIONS[name](), architecture)
+
+
 @pytest.mark.parametrize(
-    "name", ["LeNet", "another", pytest.param("large mini-batches", marks=pytest.mark.slow)]
+    ("architecture", "threads"), [("sm_75", 256), ("sm_80", 512), ("sm_90", 256), ("sm_100", 512)]
 )
-def test_kernels_compile(nvrtc, name, architecture):
-    assert compile_kernels(nvrtc, SOURCES[name](), architecture).startswith(b"\x7fELF")
+@pytest.mark.parametrize("name", TRAININGS)
+def test_trainings_compile(nvrtc, name, architecture, threads):
+    """A block for each sample: any device can do that."""
+    assert_compiles(nvrtc, TRAININGS[name](threads, 1, SHARED), architecture)
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("most_shared", [0, SHARED])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_trainings_in_clusters_compile(nvrtc, name, architecture, most_shared):
+    """Two blocks for each sample, which have the dense layers' weights in shared memory, or not."""
+    assert_compiles(nvrtc, TRAININGS[name](512, 2, most_shared), architecture)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pixels", PIXEL_TYPES)
 def test_kernels_compile_for_every_type_of_pixels(nvrtc, pixels):
-    source = kernel_source(LENET, LAYOUT, pixels, "NESTEROV", False, 1)
-    assert compile_kernels(nvrtc, source, "sm_90")
+    sources = (
+        prediction_source(LENET, LAYOUT, pixels),
+        training_source(LENET, LAYOUT, pixels, "NESTEROV", False, 512, 2, SHARED),
+    )
+    for source in sources:
+        assert_compiles(nvrtc, source, "sm_90")

@@ -21,9 +21,14 @@ from .test_learning import VARIANTS
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """Have the stand-in take CuPy's place. test_cuda.py has the kernels, which are slow here."""
-    monkeypatch.setattr("sklearn_lenet._cuda.are_covered", lambda *arguments: False)
-    return stand_in.install(monkeypatch)
+    """Have the stand-in take CuPy's place. test_cuda.py has the kernels, which are slow here.
+
+    What a copy to the device reads must stay as it is until somebody has waited for the copy.
+    """
+    monkeypatch.setattr("sklearn_lenet._cuda.PIXEL_TYPES", ())
+    cupy = stand_in.install(monkeypatch)
+    yield cupy
+    assert cupy.state.torn == []
 
 
 @pytest.fixture
@@ -165,6 +170,18 @@ class TestParity:
         test_classifier.assert_same_bits(streamed, resident)
         np.testing.assert_array_equal(streamed.predict_proba(X), resident.predict_proba(X))
 
+    def test_failure_while_a_piece_is_under_way(self, cupy, monkeypatch):
+        """Its pinned memory isn't given back before it has arrived, which the fixture sees."""
+
+        def fail(*arguments):
+            assert cupy.state.current.streams[-1].copies
+            raise ValueError("at the first mini-batch")
+
+        monkeypatch.setattr(_device_engine.DeviceEngine, "_compute_gradient", fail)
+        cupy.state.free_bytes = 1000
+        with pytest.raises(ValueError, match="at the first mini-batch"):
+            model(device="cuda").fit(X, Y)
+
     def test_other_byte_order(self, cupy):
         swapped = X.astype(X.dtype.newbyteorder())
         expected = model(device="cuda").fit(X, Y)
@@ -198,13 +215,13 @@ class TestMoving:
             actual = classifier.predict_proba(X)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("method", ["predict", "predict_proba", "score"])
+    @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
     def test_warning_points_at_the_caller(self, cupy, method):
         classifier = model(device="cuda:1").fit(X, Y)
         cupy.state.n_devices = 1
-        arguments = (X, Y) if method == "score" else (X,)
-        with pytest.warns(UserWarning, match="no such GPU"):
-            getattr(classifier, method)(*arguments)
+        with pytest.warns(UserWarning, match="no such GPU") as record:
+            getattr(classifier, method)(X)
+        assert [warning.filename for warning in record] == [__file__]
 
 
 class TestArrays:
@@ -268,6 +285,52 @@ class TestArrays:
         assert kinds == {cupy.ndarray}
         assert_same_model(first, model(device="cuda", augment=brighten).fit(X, Y))
         assert kinds == {cupy.ndarray, np.ndarray}
+
+    @pytest.mark.parametrize("method", ["fit", "partial_fit"])
+    def test_device_that_is_not_current(self, cupy, method):
+        """Whatever computes does so on the estimator's device, and the current one stays."""
+        pixels = X.astype(float)
+        columns_first = np.ascontiguousarray(pixels.reshape(-1, 12, 12).swapaxes(1, 2))
+        with cupy.cuda.Device(1):
+            images_ = cupy.asarray(columns_first).swapaxes(1, 2)  # whose rows are a copy
+            y, weights = cupy.asarray(Y), cupy.asarray(Y + 1)
+        keywords = {"classes": np.arange(3)} if method == "partial_fit" else {}
+        classifier = model(device="cuda:1", early_stopping=method == "fit", dtype="float32")
+        getattr(classifier, method)(images_, y, sample_weight=weights, **keywords)
+        assert classifier.device_ == "cuda:1"
+        for name in ("predict", "predict_proba", "predict_log_proba"):
+            result = getattr(classifier, name)(images_)
+            assert result.device.id == 1
+            with cupy.cuda.Device(1):
+                np.testing.assert_array_equal(result.get(), getattr(classifier, name)(pixels))
+        assert classifier.score(images_, y, weights) == classifier.score(pixels, Y, Y + 1)
+        assert cupy.cuda.runtime.getDevice() == 0
+
+    @pytest.mark.parametrize(
+        "arrange",
+        [
+            lambda cupy: cupy.asarray(np.ascontiguousarray(X.T)).T,
+            lambda cupy: cupy.asarray(np.repeat(X, 2, axis=1))[:, ::2],
+        ],
+    )
+    def test_rows_in_another_order(self, cupy, monkeypatch, arrange):
+        """The kernels, which read C order alone, get a copy, and only one."""
+        taken, on_device = [], _device_engine.DeviceEngine._on_device
+
+        def record(self, X):
+            taken.append(on_device(self, X))
+            return taken[-1]
+
+        monkeypatch.setattr(_device_engine.DeviceEngine, "_on_device", record)
+        expected, arranged = model(device="cuda").fit(X, Y), arrange(cupy)
+        taken.clear()
+        test_classifier.assert_same_bits(model(device="cuda").fit(arranged, Y), expected)
+        assert taken[0].flags.c_contiguous
+        assert all(array is taken[0] for array in taken)
+        cupy.state.free_bytes = 1000  # no room: CuPy's operations take it as it is
+        taken.clear()
+        test_classifier.assert_same_bits(model(device="cuda").fit(arranged, Y), expected)
+        assert all(array is arranged for array in taken)
 
     @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
     @pytest.mark.parametrize("method", ["fit", "predict"])
@@ -334,6 +397,22 @@ class TestMemory:
         growth = peaks[1] - peaks[0]
         assert 1 < growth / (1800 * pixels[0].nbytes) < 1.2
         assert [pool.used_bytes() for pool in cupy.state.pools] == [0, 0]
+
+    @pytest.mark.parametrize("augment", [None, lambda images, generator: images])
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_no_data_stay_pinned(self, cupy, on_device, augment):
+        """More data have CuPy pin no more memory.
+
+        The stand-in knows what goes by way of that memory, not that it stays, as it does on a GPU.
+        """
+        pinned = []
+        for n_samples in (320, 640):
+            pixels, y = images(n_samples)
+            X = cupy.asarray(pixels) if on_device else pixels
+            cupy.state.left_pinned.clear()
+            model(device="cuda", augment=augment).fit(X, y).predict_proba(X)
+            pinned.append(sum(cupy.state.left_pinned))
+        assert pinned[0] == pinned[1]
 
     def test_failed_fit(self, cupy):
         with pytest.raises(ValueError, match="diverged"):

@@ -42,7 +42,7 @@ def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, o
     engine.objective = Objective(alpha=alpha)
     rates = np.full(-(-len(order) // batch_size), lr)
     generator = np.random.default_rng(0)
-    return engine.train_epoch(X, y, weights, order, batch_size, optimizer, rates, generator)
+    return engine.train_epoch(X, y, weights, order, batch_size, optimizer, rates, generator)()
 
 
 class Delayed(np.ndarray):

@@ -183,7 +183,7 @@ def _replacements(clock: Clock) -> dict[str, Any]:
                 clock.watch(part, column, ("forward", "backward"))
         return network
 
-    def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> float:
+    def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> Any:
         begin = time.perf_counter()
         loss = train_epoch(engine, TimedRows(X, clock), *args)
         clock.total += time.perf_counter() - begin
