@@ -21,7 +21,7 @@ def main() -> None:
     arguments = _arguments()
     data = data_directory(arguments.data)
     if arguments.device == "cuda":
-        gpu.main(arguments.quick, data, arguments.json)
+        gpu.main(arguments.quick, data, arguments.json, arguments.only)
         return
     settings = Settings(
         quick=arguments.quick,
@@ -87,27 +87,28 @@ def _arguments() -> argparse.Namespace:
         "--only",
         nargs="+",
         metavar="NAME",
-        default=list(FIGURES),
-        help=f"figures, or the beginnings of their names: {', '.join(FIGURES)}",
+        help=f"figures, or the beginnings of their names: {', '.join(FIGURES)}; "
+        f"with --device cuda: {', '.join(gpu.PARTS)}",
     )
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
         default="cpu",
-        help="cuda: the figures of a GPU instead, all of them, in one process",
+        help="cuda: the figures of a GPU instead, in one process",
     )
     parser.add_argument("--quick", action="store_true", help="measure little, to see that it works")
     parser.add_argument("--data", help="directory of MNIST's files (default: SKLEARN_LENET_DATA)")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
     parser.add_argument("--png", type=Path, default=Path("benchmarks.png"))
     arguments = parser.parse_args()
+    known = list(gpu.PARTS if arguments.device == "cuda" else FIGURES)
     chosen = {
-        start: [name for name in FIGURES if name == start or name.startswith(f"{start}-")]
-        for start in arguments.only
+        start: [name for name in known if name == start or name.startswith(f"{start}-")]
+        for start in arguments.only or known
     }
     for start, names in chosen.items():
         if not names:
-            parser.error(f"no figure {start!r}: choose from {', '.join(FIGURES)}")
+            parser.error(f"no figure {start!r}: choose from {', '.join(known)}")
     arguments.only = list(dict.fromkeys(name for names in chosen.values() for name in names))
     return arguments
 
