@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ._backend import to_device
 from ._device_engine import DeviceEngine
-from ._engine import batch_totals
+from ._engine import batch_weights
 from ._kernels import (
     PIXEL_TYPES,
     Source,
@@ -47,7 +48,7 @@ class CudaEngine(DeviceEngine):
 
     What bounds a step of a small network is the number of kernels that are launched, not their
     arithmetic. Here a step is two kernels (`_training.cu`), and several steps are captured once, as
-    a CUDA graph, which is then replayed. A prediction is one kernel (`_forward.cu`).
+    a CUDA graph, which is then replayed. A prediction is one kernel (`_prediction.cu`).
 
     What the kernels do not cover is left to `DeviceEngine`: float64, augmentation, data that do not
     fit in the device's memory, and large networks and images. So it is, with a warning, where the
@@ -55,20 +56,23 @@ class CudaEngine(DeviceEngine):
     with the same bits. The parameters are those of `DeviceEngine`.
     """
 
-    def __enter__(self) -> "CudaEngine":
-        super().__enter__()
-        # The dense layers' weights begin at a multiple of 16 bytes: four are loaded at once
-        n_before = -convolution_parameters(self.architecture)[0] % 4
-        aligned = self.xp.zeros(n_before + len(self.parameters), self.dtype)[n_before:]
-        self.xp.copyto(aligned, self.parameters)
-        self.parameters = aligned
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # The mean and the scale of the pixels are no part of the source
+        self._geometry = replace(self.layout, mean=0.0, scale=1.0)
         self._steps: Steps | None = None
         self._works = True
-        return self
+
+    def _parameters_on_device(self) -> Any:
+        # The dense layers' weights begin at a multiple of 16 bytes: four are loaded at once
+        n_before = -convolution_parameters(self.architecture)[0] % 4
+        parameters = self.xp.zeros(n_before + len(self._host_parameters), self.dtype)[n_before:]
+        self.xp.copyto(parameters, super()._parameters_on_device())
+        return parameters
 
     def _release(self) -> None:
         super()._release()
-        self.__dict__.pop("_steps", None)
+        self._steps = None
 
     def train_epoch(
         self,
@@ -118,10 +122,10 @@ class CudaEngine(DeviceEngine):
             device = self.xp.cuda.Device(self.device)
             source = training_source(
                 self.architecture,
-                self.layout,
+                self._geometry,
                 X.dtype.name,
                 *_describe(optimizer),
-                *_cut(batch_size, device.attributes["MultiProcessorCount"], device),
+                _cuts(batch_size, device),
                 device.attributes["MaxSharedMemoryPerBlockOptin"],
             )
             kernels = self._compile(source)
@@ -138,7 +142,7 @@ class CudaEngine(DeviceEngine):
         on_device = self._covered(X)
         kernels = None
         if on_device is not None:
-            text = prediction_source(self.architecture, self.layout, on_device.dtype.name)
+            text = prediction_source(self.architecture, self._geometry, on_device.dtype.name)
             kernels = self._compile(text)
         if kernels is None:
             return super().predict_log_proba(X, rows)
@@ -173,11 +177,11 @@ class CudaEngine(DeviceEngine):
         on_device = self._on_device(X) if covers else None
         return on_device if on_device is not None and on_device.flags.c_contiguous else None
 
-    def _compile(self, source: Source) -> "Kernels | None":
+    def _compile(self, source: Source | None) -> "Kernels | None":
         """Compile kernels; None if a block's memory does not suffice, or with a warning."""
         xp = self.xp
         most = xp.cuda.Device(self.device).attributes["MaxSharedMemoryPerBlockOptin"]
-        if max(source.shared_bytes.values()) > most:
+        if source is None or max(source.shared_bytes.values()) > most:
             return None
         try:
             return Kernels(xp, source)
@@ -185,17 +189,20 @@ class CudaEngine(DeviceEngine):
         except (RuntimeError, xp.cuda.compiler.CompileException) as error:
             self._works = False
             warnings.warn(
-                f"Compiling kernels failed: training goes on without, more slowly. ({error})",
+                f"Compiling kernels failed: CuPy's operations take over, more slowly. ({error})",
                 stacklevel=2,
             )
             return None
 
 
-def _cut(batch_size: int, n_multiprocessors: int, device: Any) -> tuple[int, int]:
-    """Choose the threads of a block, and the blocks of a cluster, that take a sample together."""
-    if 2 * batch_size <= n_multiprocessors and int(device.compute_capability) >= 90:
-        return 512, 2
-    return (512 if batch_size <= n_multiprocessors else 256), 1
+def _cuts(batch_size: int, device: Any) -> tuple[tuple[int, int], ...]:
+    """Choose threads of a block, and blocks that take a sample together, the best choice first."""
+    n_multiprocessors = device.attributes["MultiProcessorCount"]
+    alone = [(512, 1), (256, 1)] if batch_size <= n_multiprocessors else [(256, 1), (512, 1)]
+    if int(device.compute_capability) < 90:
+        return tuple(alone)
+    together = [(512, 2)]
+    return tuple(together + alone if 2 * batch_size <= n_multiprocessors else alone + together)
 
 
 def _describe(optimizer: Any) -> tuple[str, bool]:
@@ -276,10 +283,9 @@ class Steps:
         self.has_run = False
         self.ranks = kernels.source.ranks
 
-        # The samples, an epoch's order, and what changes from step to step
+        # The samples' labels, an epoch's order, and what changes from step to step
         self.labels = to_device(xp, y.astype(np.int32))
-        self.sample_weights = to_device(xp, weights.astype(np.float32))
-        self.rows = xp.empty(n_rows, np.int32)
+        self.rows, self.shares = xp.empty(n_rows, np.int32), xp.empty(n_rows, np.float32)
         self.schedule = xp.empty((ceil(n_rows / batch_size), 6), np.float32)
         self.counters = xp.zeros(2, np.int32)
 
@@ -326,12 +332,14 @@ class Steps:
         loss : callable
             Waits for them, and gives the epoch's loss.
         """
-        totals = batch_totals(self.weights[order], self.batch_size)
-        # The device may take them later than `set` returns: they live until the loss is read
+        totals, shares = batch_weights(self.weights[order], self.batch_size)
         uploads = [
             (self.rows, order.astype(np.int32)),
+            (self.shares, shares.astype(np.float32)),
             (self.schedule, self._make_schedule(totals, rates)),
         ]
+        # The device may take the values later than `set` returns
+        self.uploaded = [values for _, values in uploads]
         for array, values in uploads:
             array.set(values)
         self.counters.fill(0)
@@ -340,19 +348,20 @@ class Steps:
         self._take_whole_steps(n_whole)
         if rest:
             self._take_step(rest)
+        # An error keeps the function below: it keeps none of the data
+        pending, n_losses, alpha = [self.sums], len(self.losses), self.engine.objective.alpha
 
         def loss() -> float:
-            losses, squares = np.split(self.sums.get(), [len(self.losses)])
-            uploads.clear()
-            penalty = self.engine.objective.alpha / 2 * squares.sum()
-            return float((losses.sum() + penalty) / totals.sum())
+            losses, squares = np.split(pending.pop().get(), [n_losses])
+            data_loss = losses.sum() / (totals / totals.max()).sum()
+            return float(data_loss + alpha / 2 * squares.sum() / totals.sum())
 
         return loss
 
     def _make_schedule(self, totals: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """Work out what changes from step to step, and count the optimizer's steps."""
         schedule = np.zeros((len(totals), 6))
-        schedule[:, 0] = totals
+        schedule[:, 0] = totals / totals.max()  # which suits float32 whatever the weights' scale
         schedule[:, 1] = self.engine.objective.alpha / totals
         optimizer, numbers = self.optimizer, np.arange(1, len(totals) + 1)
         if isinstance(optimizer, WeightAverage):
@@ -389,12 +398,12 @@ class Steps:
         """Capture steps as a graph; None, with a warning, if that fails."""
         stream = self.engine.stream
         try:
-            stream.begin_capture()
             try:
+                stream.begin_capture()
                 for _ in range(_STEPS_IN_GRAPH):
                     self._take_step(self.batch_size)
             finally:
-                graph = stream.end_capture()
+                graph = stream.end_capture() if stream.is_capturing() else None
         except RuntimeError as error:
             warnings.warn(
                 f"Capturing a CUDA graph failed: training goes on without, more slowly. ({error})",
@@ -412,8 +421,8 @@ class Steps:
             (n_groups * self.ranks,),
             self.X,
             self.labels,
-            self.sample_weights,
             self.rows,
+            self.shares,
             self.schedule,
             self.counters,
             np.int32(self.batch_size),

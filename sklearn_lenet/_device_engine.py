@@ -81,7 +81,7 @@ class DeviceEngine:
             resources.enter_context(cuda.using_allocator(pool.malloc))
             self.stream = resources.enter_context(cuda.Stream(non_blocking=True))
             resources.callback(self._release)
-            self.parameters = to_device(self.xp, self._host_parameters)
+            self.parameters = self._parameters_on_device()
             self._gradient = self._sum_of_parts = None
             self._networks: dict[tuple[int, bool], tuple[ImageLoader, Network]] = {}
             self._resident: list[tuple[Any, Any]] = []
@@ -90,6 +90,9 @@ class DeviceEngine:
 
     def __exit__(self, *exception: Any) -> None:
         self._resources.close()
+
+    def _parameters_on_device(self) -> Any:
+        return to_device(self.xp, self._host_parameters)
 
     def _release(self) -> None:
         """Wait for the device, and let go of all memory on it."""

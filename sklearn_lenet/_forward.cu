@@ -9,7 +9,7 @@
 
 extern __shared__ float shared[];
 
-constexpr int WARP = 32, WARPS = THREADS / WARP;
+constexpr int WARPS = THREADS / WARP;
 
 // Blocks that a multiprocessor has room for: what they use of its registers follows from that
 constexpr int BLOCKS = THREADS > 256 ? 1 : 2;

@@ -5,6 +5,7 @@ sizes are written, with what follows from them: where each array stands in a blo
 and how the work is cut among its threads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -33,9 +34,10 @@ PIXEL_TYPES = {
     "float64": "double",
 }
 
-# As in the kernels
 WARP = 32
-UPDATED, UPDATE_THREADS = 64, 256
+
+# Columns of a block of "update", and the parts that their sums are cut in
+_UPDATED, _PARTS = 64, 4
 
 # Samples that go through the dense layers at once in prediction, which read their weights once
 _SAMPLES = 4
@@ -94,9 +96,9 @@ def row_lengths(architecture: Architecture) -> tuple[int, int]:
 
 def update_blocks(architecture: Architecture) -> int:
     """Count the blocks of the kernel "update"."""
-    n_blocks = ceil(sum(convolution_parameters(architecture)) / UPDATED)
+    n_blocks = ceil(sum(convolution_parameters(architecture)) / _UPDATED)
     for n_inputs, n_outputs in pairwise(dense_sizes(architecture)):
-        n_blocks += ceil((n_inputs + 1) / UPDATED) * ceil(n_outputs / 4)
+        n_blocks += ceil((n_inputs + 1) / _UPDATED) * ceil(n_outputs / _PARTS)
     return n_blocks
 
 
@@ -123,10 +125,9 @@ def training_source(
     pixels: str,
     solver: str,
     averages: bool,
-    threads: int,
-    ranks: int,
+    cuts: tuple[tuple[int, int], ...],
     most_shared: int,
-) -> Source:
+) -> Source | None:
     """Write the kernels "gradients" and "update" of a training step.
 
     Parameters
@@ -138,17 +139,20 @@ def training_source(
     solver : {"SGD", "NESTEROV", "ADAM"}
     averages : bool
         Whether the weights' moving average is kept.
-    threads : int
-        Of a block, a multiple of 32.
-    ranks : int
-        Blocks that take a sample together, as a cluster.
+    cuts : tuple of (threads, ranks)
+        Threads of a block, a multiple of 32, and blocks that take a sample together, as a cluster;
+        the best first.
     most_shared : int
-        Bytes of shared memory that a block can have. The dense layers' weights stay there where
-        several blocks share them and there is room.
+        Bytes of shared memory that a block can have.
+
+    Returns
+    -------
+    source : Source or None
+        For the first cut that fits into the shared memory; None if none does.
     """
-    plan = _Plan(architecture, threads, ranks, samples=1, trains=True, keeps_weights=ranks > 1)
-    if 4 * plan.size > most_shared:
-        plan = _Plan(architecture, threads, ranks, samples=1, trains=True)
+    plan = next((plan for plan in _plans(architecture, cuts) if 4 * plan.size <= most_shared), None)
+    if plan is None:
+        return None
     states, grads = row_lengths(architecture)
     n_weights, n_biases = convolution_parameters(architecture)
     parameters = {
@@ -161,18 +165,35 @@ def training_source(
         "constexpr int SGD = 0, NESTEROV = 1, ADAM = 2;",
         f"constexpr int OPTIMIZER = {solver};",
         f"constexpr bool AVERAGES = {str(averages).lower()};",
+        f"constexpr int UPDATED = {_UPDATED}, PARTS = {_PARTS};",
         _struct("Parameters", parameters),
         _struct("Rows", {"STATES": states, "GRADS": grads}),
         *map(_template, ("_forward.cu", "_training.cu")),
     ]
-    if ranks == 1:  # devices before compute capability 9.0 know no clusters
+    if plan.ranks == 1:  # devices before compute capability 9.0 know no clusters
         text[-1] = text[-1].replace("__cluster_dims__(RANKS, 1, 1) ", "")
     return Source(
         "\n".join(text),
-        {"gradients": plan.threads, "update": UPDATE_THREADS},
-        {"gradients": 4 * plan.size, "update": 4 * 16 * UPDATED},
-        ranks,
+        {"gradients": plan.threads, "update": _PARTS * _UPDATED},
+        {"gradients": 4 * plan.size, "update": 4 * _PARTS**2 * _UPDATED},
+        plan.ranks,
     )
+
+
+def _plans(architecture: Architecture, cuts: tuple[tuple[int, int], ...]) -> Iterator["_Plan"]:
+    """Plan the training, for each cut with less and less shared memory."""
+    for threads, ranks in cuts:
+        for keeps_weights in (True, False) if ranks > 1 else (False,):
+            for most_splits in (16, 2, 1):
+                yield _Plan(
+                    architecture,
+                    threads,
+                    ranks,
+                    samples=1,
+                    trains=True,
+                    keeps_weights=keeps_weights,
+                    most_splits=most_splits,
+                )
 
 
 class _Plan:
@@ -182,7 +203,11 @@ class _Plan:
     ----------
     architecture : Architecture
     threads, ranks, samples : int
-    trains, keeps_weights : bool
+    trains : bool
+    keeps_weights : bool, default=False
+        Whether the dense layers' weights stay in shared memory between forward and back.
+    most_splits : int, default=16
+        Parts of the maps' rows in the gradient of the weights, at most: their sums take memory.
 
     Attributes
     ----------
@@ -202,10 +227,11 @@ class _Plan:
         samples: int,
         trains: bool,
         keeps_weights: bool = False,
+        most_splits: int = 16,
     ) -> None:
         self.threads, self.ranks, self.samples, self.trains = threads, ranks, samples, trains
         self.architecture, self.size = architecture, 0
-        self._n_exchanges = 0
+        self._most_splits, self._n_exchanges = most_splits, 0
         self.convolutions = [self._convolution(s) for s in architecture.convolutions()]
         self.shared = {"CLEARED": self.size, "CLASSES": architecture.n_classes}
         self.dense = [self._dense(*sizes) for sizes in pairwise(dense_sizes(architecture))]
@@ -239,7 +265,9 @@ class _Plan:
         """Choose the cut of a convolution, and place its arrays."""
         k, p, stride = shape.kernel_size, shape.pool_size, shape.stride
         map_h, map_w = p * shape.out_height, p * shape.out_width
-        group, splits, row_splits = _cheapest_cut(shape, self.ranks, self.trains)
+        group, splits, row_splits = _cheapest_cut(
+            shape, self.ranks, self._most_splits if self.trains else 0
+        )
         pitch, plane = _pitch_and_plane(shape)
         tile = ceil(shape.width / ceil(shape.width / _TILE))
         margin = _in_fours(max(k - 1 - shape.padding, 0))
@@ -387,7 +415,7 @@ class _Plan:
         self.shared["SCRATCH"] = scratch
 
 
-def _cheapest_cut(shape: ConvPoolShape, ranks: int, trains: bool) -> tuple[int, int, int]:
+def _cheapest_cut(shape: ConvPoolShape, ranks: int, most_splits: int) -> tuple[int, int, int]:
     """Choose how a convolution is cut, by a count of a multiprocessor's cycles.
 
     Its four schedulers start one multiplication of a warp in a cycle each, and all of them together
@@ -441,9 +469,9 @@ def _cheapest_cut(shape: ConvPoolShape, ranks: int, trains: bool) -> tuple[int, 
             key=lambda n: forward(group, n),
         )
         row_splits, time = 1, forward(group, splits)
-        if trains:
+        if most_splits:  # 0: there is no way back
             row_splits = min(
-                range(1, min(map_h, 16) + 1),
+                range(1, min(map_h, most_splits) + 1),
                 key=lambda n: weight_gradient(group, n),
             )
             time += weight_gradient(group, row_splits)
@@ -508,6 +536,7 @@ def _preamble(plan: _Plan, layout: ImageLayout, pixels: str) -> list[str]:
     }
     return [
         "constexpr int NONE = 0, RELU = 1, TANH = 2, SIGMOID = 3;",
+        f"constexpr int WARP = {WARP};",
         f"constexpr int THREADS = {plan.threads};",
         f"constexpr int RANKS = {plan.ranks};",
         f"constexpr int SAMPLES = {plan.samples};",

@@ -3,8 +3,8 @@
 
 // What changes from step to step, worked out on the host
 struct Schedule {
-    float total;         // of the mini-batch's sample weights
-    float penalty;       // alpha / total
+    float total;         // of the mini-batch's sample weights, the largest being 1
+    float penalty;       // alpha / sum of the sample weights
     float rate;          // factor of the change
     float epsilon;       // Adam's
     float keep;          // 1 - lr * decay, AdamW's
@@ -336,9 +336,9 @@ __device__ void convolutions_backward(List<S, Before, Others...>, int round) {
 
 struct Batch {
     const Pixel* X;         // (n_samples, n_features)
-    const int* labels;      // of the rows of X, as are the weights
-    const float* weights;
+    const int* labels;      // of the rows of X
     const int* rows;        // rows of X in the order of the epoch
+    const float* shares;    // in that order: of the mini-batch's weight
     const Schedule* schedule;
     int* counters;          // the step that "gradients" takes, and the one that "update" takes
     int size;               // samples in a mini-batch
@@ -354,18 +354,19 @@ __device__ void batch_gradients(const Batch& batch, int n_samples, float smoothi
     const int step = batch.counters[0];
     if (blockIdx.x == 0 && threadIdx.x == 0) batch.counters[1] = step;
     const int* rows = batch.rows + (long long)step * batch.size;
+    const float* shares = batch.shares + (long long)step * batch.size;
     float* partial = partials + (long long)group * Parameters::CONVOLUTIONS;
     float loss = 0.0f;
     for_each(Convolutions{}, [&](auto layer) { load_weights<decltype(layer)>(parameters); });
     load_biases(parameters);
-    const float total = batch.schedule[step].total;
     int row = rows[group];
     clear_margins();
-    if (RANKS > 1 && threadIdx.x < Shared::N_BARRIERS) make_barrier(barrier(threadIdx.x));
+    if constexpr (RANKS > 1)
+        for (int t = threadIdx.x; t < Shared::N_BARRIERS; t += THREADS) make_barrier(barrier(t));
     __syncthreads();
     for (int n = group, round = 0; n < n_samples; n += n_groups, round++) {
         const int label = batch.labels[row];
-        const float share_of_batch = batch.weights[row] / total;
+        const float share_of_batch = shares[n];
         load_image<First>(batch.X, row, batch.mean, batch.scale);
         if (n + n_groups < n_samples) row = rows[n + n_groups];
         meet();
@@ -395,16 +396,16 @@ __device__ void batch_gradients(const Batch& batch, int n_samples, float smoothi
     }
     if (threadIdx.x < WARP) loss = warp_sum(loss);
     if (threadIdx.x == 0 && rank_of_block() == 0)
-        sums_of_losses[group] += (double)total * loss;
+        sums_of_losses[group] += (double)batch.schedule[step].total * loss;
 }
 
 extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, BLOCKS)
-gradients(const Pixel* X, const int* labels, const float* weights, const int* rows,
+gradients(const Pixel* X, const int* labels, const int* rows, const float* shares,
           const Schedule* schedule, int* counters, int batch_size, Wide mean, float scale,
           int n_samples, float smoothing, const float* parameters, float* states, float* grads,
           float* partials, double* sums_of_losses)
 {
-    const Batch batch = {X, labels, weights, rows, schedule, counters, batch_size, mean, scale};
+    const Batch batch = {X, labels, rows, shares, schedule, counters, batch_size, mean, scale};
     batch_gradients<Conv0>(batch, n_samples, smoothing, parameters, states, grads, partials,
                            sums_of_losses);
 }
@@ -413,7 +414,7 @@ gradients(const Pixel* X, const int* labels, const float* weights, const int* ro
 // Sums over the samples, and the formulas of `_optimizers.py`. A block: UPDATED columns, whose sums
 // are cut in PARTS; then each thread steps one parameter.
 
-constexpr int UPDATED = 64, PARTS = 4, UPDATE_THREADS = PARTS * UPDATED;
+constexpr int UPDATE_THREADS = PARTS * UPDATED;
 
 // Samples that a thread has on their way at once
 constexpr int AT_ONCE = 16;

@@ -253,8 +253,6 @@ struct alignas(16) float4 {
         return *this;
     }
 };
-static inline float2 make_float2(float x, float y) { return {x, y}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 """
 
 _AFTER = r"""

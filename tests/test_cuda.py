@@ -5,13 +5,14 @@ engine of the CPU. What a GPU makes of it is not: see test_gpu.py.
 """
 
 import threading
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sklearn_lenet import _cuda
+from sklearn_lenet import _cuda, _kernels
 from sklearn_lenet._backend import to_host
 from sklearn_lenet._cuda import CudaEngine
 from sklearn_lenet._engine import Engine, Objective
@@ -20,7 +21,7 @@ from sklearn_lenet._kernels import PIXEL_TYPES, prediction_source, training_sour
 from sklearn_lenet._training import make_optimizer
 
 from . import emulation, stand_in
-from .helpers import assert_close, random_parameters, small_architecture
+from .helpers import LENET, assert_close, random_parameters, small_architecture
 from .test_classifier import X, Y, assert_same_bits, model
 
 pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="needs g++ to run kernels")
@@ -80,7 +81,7 @@ SMOOTH = small_architecture(**ARCHITECTURES["three convolutions"])
 # Threads of a block, and blocks of a cluster: fewer threads than on a GPU take less time here
 CUTS = {1: (64, 1), 2: (96, 2), 4: (64, 4)}
 
-CUT = _cuda._cut  # as a GPU's steps are
+CUTS_OF_A_GPU = _cuda._cuts
 
 PLAIN = Objective()
 
@@ -117,10 +118,27 @@ def cut(monkeypatch):
 
     def cut(*numbers):
         chosen = numbers if len(numbers) == 2 else CUTS[numbers[0]]
-        monkeypatch.setattr(_cuda, "_cut", lambda *arguments: chosen)
+        monkeypatch.setattr(_cuda, "_cuts", lambda *arguments: (chosen,))
 
     cut(1)
     return cut
+
+
+@pytest.fixture
+def without_kept_weights(monkeypatch):
+    """Give a function that has the dense weights no longer kept in shared memory from now on."""
+    plans = _kernels._plans
+
+    def forget():
+        training_source.cache_clear()
+        monkeypatch.setattr(
+            _kernels,
+            "_plans",
+            lambda *a: (plan for plan in plans(*a) if not plan.shared["KEEPS_WEIGHTS"]),
+        )
+
+    yield forget
+    training_source.cache_clear()
 
 
 @pytest.fixture
@@ -218,11 +236,10 @@ def assert_same_results(first, second):
 
 
 def bytes_of_a_block(architecture, ranks):
-    """Count the shared memory of a block: in training, without dense weights; in prediction."""
-    arguments = architecture, layout_of(architecture), "float32"
-    training = training_source(*arguments, "SGD", False, *CUTS[ranks], most_shared=0)
-    prediction = prediction_source(*arguments)
-    return tuple(max(source.shared_bytes.values()) for source in (training, prediction))
+    """Count the shared memory that a block needs at least: in training, and in prediction."""
+    training = min(4 * plan.size for plan in _kernels._plans(architecture, (CUTS[ranks],)))
+    prediction = prediction_source(architecture, layout_of(architecture), "float32")
+    return training, prediction.shared_bytes["predict"]
 
 
 class TestCut:
@@ -233,10 +250,12 @@ class TestCut:
         [(64, "90", 2), (66, "90", 2), (67, "90", 1), (1, "89", 1), (1, "75", 1), (1, "100", 2)],
     )
     def test_two_blocks_where_there_are_enough(self, batch_size, capability, ranks):
-        device = SimpleNamespace(compute_capability=capability)
-        threads, actual = _cuda._cut(batch_size, 132, device)
-        assert actual == ranks
-        assert threads % 32 == 0
+        attributes = {"MultiProcessorCount": 132}
+        device = SimpleNamespace(compute_capability=capability, attributes=attributes)
+        cuts = _cuda._cuts(batch_size, device)
+        assert cuts[0][1] == ranks
+        assert all(threads % 32 == 0 for threads, _ in cuts)
+        assert (2 in [ranks for _, ranks in cuts]) == (int(capability) >= 90)
 
     def test_is_the_steps(self, cupy, monkeypatch):
         """The device is asked, and the grid has a cluster for each sample."""
@@ -248,18 +267,48 @@ class TestCut:
 
         asked = []
 
-        def cut(batch_size, n_multiprocessors, device):
-            asked.append((batch_size, n_multiprocessors, device.id, device.compute_capability))
-            return CUTS[2]
+        def cuts(batch_size, device):
+            asked.append((batch_size, device.id, device.compute_capability))
+            return (CUTS[2],)
 
-        monkeypatch.setattr(_cuda, "_cut", cut)
+        monkeypatch.setattr(_cuda, "_cuts", cuts)
         monkeypatch.setattr(_cuda.Kernels, "launch", record)
-        cupy.state.n_multiprocessors = 77
         both(small_architecture())
-        assert asked == [(4, 77, 0, "90")]
+        assert asked == [(4, 0, "90")]
         assert [g for g in grids if g[0] == "gradients"] == [
             ("gradients", (n,), 96) for n in (8, 8, 6)
         ]
+
+    @pytest.mark.parametrize(
+        ("n_kib", "capability", "expected"),
+        [
+            (227, "90", (512, 2, True)),
+            (163, "80", (512, 1, False)),
+            (99, "89", (512, 1, False)),
+            (99, "120", (512, 2, False)),
+            (64, "75", None),
+        ],
+    )
+    def test_default_network_trains_on_most_devices(self, n_kib, capability, expected):
+        """H100, A100, RTX 40, RTX 50 and T4: with less memory in a smaller block, or not at all."""
+        attributes = {"MultiProcessorCount": 132}
+        device = SimpleNamespace(compute_capability=capability, attributes=attributes)
+        plans = _kernels._plans(LENET, _cuda._cuts(64, device))
+        fitting = [plan for plan in plans if 4 * plan.size <= n_kib * 1024]
+        first = fitting[0] if fitting else None
+        found = first and (first.threads, first.ranks, bool(first.shared["KEEPS_WEIGHTS"]))
+        assert found == expected
+
+    def test_a_larger_mini_batch_takes_another_cut(self):
+        """Where one block for a sample has no room, but two have."""
+        architecture = replace(LENET, image_shape=(3, 32, 32), conv_channels=(16, 16))
+        attributes = {"MultiProcessorCount": 132}
+        device = SimpleNamespace(compute_capability="90", attributes=attributes)
+        layout = layout_of(architecture)
+        for batch_size in (64, 128, 1024):
+            cuts = _cuda._cuts(batch_size, device)
+            arguments = architecture, layout, "uint8", "ADAM", False, cuts, 227 * 1024
+            assert training_source(*arguments) is not None
 
 
 class TestArithmetic:
@@ -285,29 +334,38 @@ class TestArithmetic:
         assert_same(*both(small_architecture(**ARCHITECTURES[name]))[::-1])
 
     @pytest.mark.parametrize("name", often(ARCHITECTURES, {"relu, max", "large dense layers"}))
-    def test_dense_weights_that_do_not_fit_in_shared_memory(self, cupy, cut, monkeypatch, name):
+    def test_dense_weights_that_do_not_fit_in_shared_memory(
+        self, cupy, cut, without_kept_weights, name
+    ):
         """They are read from elsewhere; nothing else differs."""
         cut(2)
         architecture = small_architecture(**ARCHITECTURES[name])
         _, expected = both(architecture)
-        monkeypatch.setattr(_cuda, "training_source", lambda *a: training_source(*a[:-1], 0))
+        without_kept_weights()
         _, actual = both(architecture)
         assert cupy.state.launches == 2 * 7
         assert_same_results(actual, expected)
 
     def test_dense_weights_are_in_shared_memory_where_they_fit(self):
         """And where several blocks share them."""
-        architecture = small_architecture()
-        arguments = architecture, layout_of(architecture), "float32", "SGD", False
-        n_bytes = [
-            training_source(*arguments, *CUTS[ranks], most_shared).shared_bytes["gradients"]
-            for ranks, most_shared in [(1, 0), (1, 10**5), (2, 0), (2, 10**5)]
-        ]
-        assert n_bytes[0] == n_bytes[1]
+        plans = {
+            ranks: list(_kernels._plans(small_architecture(), (CUTS[ranks],))) for ranks in (1, 2)
+        }
+        assert not any(plan.shared["KEEPS_WEIGHTS"] for plan in plans[1])
+        kept, _, _, plain, _, _ = plans[2]
         sizes = ((6, 5), (5, 3))
-        assert n_bytes[3] - n_bytes[2] == sum(4 * (a * b + -a * b % 4) for a, b in sizes)
-        least = training_source(*arguments, *CUTS[2], n_bytes[3] - 1)
-        assert least.shared_bytes["gradients"] == n_bytes[2]
+        assert kept.size - plain.size == sum(a * b + -a * b % 4 for a, b in sizes)
+
+    def test_less_memory(self, cupy, cut):
+        """Parts of sums are fewer then, and nothing but rounding differs."""
+        cut(2)
+        architecture = small_architecture(conv_channels=(6, 8))
+        sizes = [4 * plan.size for plan in _kernels._plans(architecture, (CUTS[2],))]
+        assert sizes[0] > sizes[2] > sizes[5]
+        for size in (sizes[2], sizes[5]):
+            cupy.state.launches, cupy.state.shared_bytes = 0, size
+            assert_same(*both(architecture)[::-1])
+            assert cupy.state.launches == 2 * 3 + 1
 
     @pytest.mark.parametrize(
         ("name", "ranks"),
@@ -585,7 +643,7 @@ class TestFit:
     def test_lenet_after_twenty_steps(self, cupy, sample, monkeypatch):
         """The default network on MNIST, SGD: weights within 1e-4 of the CPU's. As cut on a GPU."""
         X, y, X_test, _ = sample
-        monkeypatch.setattr(_cuda, "_cut", CUT)
+        monkeypatch.setattr(_cuda, "_cuts", CUTS_OF_A_GPU)
         cpu, cuda = (
             model(solver="sgd", max_iter=1, batch_size=4, device=device).fit(X[:80], y[:80])
             for device in ("cpu", "cuda")
@@ -678,6 +736,47 @@ class TestFit:
         cupy.state.launches, cupy.state.shared_bytes = 0, prediction - 1
         assert_same(*both(architecture)[::-1])
         assert cupy.state.launches == 0
+
+    def test_failed_fit_keeps_nothing_on_the_device(self, cupy):
+        """Not even as long as somebody keeps its error: a notebook does."""
+        with pytest.raises(ValueError, match="diverged") as error:
+            model(**SMALL | {"lr": 1e30, "solver": "sgd"}).fit(X, Y)
+        assert sum(pool.used_bytes() for pool in cupy.state.pools) < X.nbytes / 4
+        del error
+
+    @pytest.mark.parametrize("scale", [1e-300, 1e-60, 1, 1e60])
+    def test_scale_of_sample_weights_does_not_matter(self, cupy, scale):
+        weights = scale * np.where(np.arange(len(X)) < 30, 1e-60, 1.0)
+        cpu, cuda = (
+            model(**SMALL | {"device": device, "batch_size": 7}).fit(X, Y, weights)
+            for device in ("cpu", "cuda")
+        )
+        np.testing.assert_allclose(cuda.loss_curve_, cpu.loss_curve_, rtol=1e-4)
+
+    def test_error_on_entering(self, cupy, monkeypatch):
+        """The device and the stream are those from before."""
+        classifier = model(**SMALL).fit(X, Y)
+        before = [list(stack) for stack in vars(cupy.state.current).values()]
+
+        def fail(*arguments):
+            raise MemoryError
+
+        monkeypatch.setattr(cupy, "zeros", fail)
+        with pytest.raises(MemoryError):
+            classifier.predict(X)
+        assert [list(stack) for stack in vars(cupy.state.current).values()] == before
+
+    def test_interrupt_while_capturing(self, cupy, monkeypatch):
+        launch = _cuda.Kernels.launch
+
+        def interrupted(self, *arguments):
+            if cupy.cuda.get_current_stream().is_capturing():
+                raise KeyboardInterrupt
+            launch(self, *arguments)
+
+        monkeypatch.setattr(_cuda.Kernels, "launch", interrupted)
+        with pytest.warns(UserWarning, match="interrupted"):
+            model(**SMALL | {"batch_size": 2}).fit(X, Y)
 
     def test_data_that_kernels_do_not_cover(self, cupy):
         """Their type, or that there is no room for them: as they are, or in C order."""

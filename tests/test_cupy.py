@@ -218,15 +218,15 @@ def test_predictions_compile(nvrtc, name, architecture):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_trainings_compile(nvrtc, name, architecture, threads):
     """A block for each sample: any device can do that."""
-    assert_compiles(nvrtc, TRAININGS[name](threads, 1, SHARED), architecture)
+    assert_compiles(nvrtc, TRAININGS[name](((threads, 1),), SHARED), architecture)
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "sm_100"])
-@pytest.mark.parametrize("most_shared", [0, SHARED])
+@pytest.mark.parametrize("most_shared", [100 * 1024, SHARED])
 @pytest.mark.parametrize("name", TRAININGS)
 def test_trainings_in_clusters_compile(nvrtc, name, architecture, most_shared):
     """Two blocks for each sample, which have the dense layers' weights in shared memory, or not."""
-    assert_compiles(nvrtc, TRAININGS[name](512, 2, most_shared), architecture)
+    assert_compiles(nvrtc, TRAININGS[name](((512, 2),), most_shared), architecture)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_trainings_in_clusters_compile(nvrtc, name, architecture, most_shared):
 def test_kernels_compile_for_every_type_of_pixels(nvrtc, pixels):
     sources = (
         prediction_source(LENET, LAYOUT, pixels),
-        training_source(LENET, LAYOUT, pixels, "NESTEROV", False, 512, 2, SHARED),
+        training_source(LENET, LAYOUT, pixels, "NESTEROV", False, ((512, 2),), SHARED),
     )
     for source in sources:
         assert_compiles(nvrtc, source, "sm_90")
