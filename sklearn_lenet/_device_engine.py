@@ -264,7 +264,7 @@ class DeviceEngine:
             network = Network(self.xp, self.architecture, self.parameters, gradient, n_samples)
             augment = self.objective.augment if trains else None
             augmentation = augment if isinstance(augment, Augmentation) else None
-            loader = ImageLoader(self.xp, self.layout, network.shards[0].images, augmentation)
+            loader = ImageLoader(self.xp, self.layout, network.images, augmentation)
             self._networks[key] = loader, network
         return self._networks[key]
 

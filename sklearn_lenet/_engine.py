@@ -18,14 +18,14 @@ from ._layers import even_slices
 from ._loss import log_softmax, softmax_cross_entropy
 from ._network import Architecture, Network
 
-# Samples that go through the convolutions at once, at most: with more, what they need leaves the
-# cache; with fewer, the many calls of NumPy weigh more. Half of it for a small mini-batch, so that
-# there is work for more than one thread.
+# Samples that go through a network at once, at most: with more, what they need leaves the cache;
+# with fewer, the many calls of NumPy weigh more. A mini-batch of no more is cut in two, so that
+# there is work for two threads.
 SHARD_SIZE = 64
 
-# Samples whose shards' buffers exist at the same time, at most, and that go through the last
-# layers at once: memory does not grow with the size of a mini-batch.
-_GROUP_SIZE = 256
+# Shards whose networks exist at the same time, at most: memory does not grow with the size of a
+# mini-batch.
+_SHARDS_AT_ONCE = 4
 
 
 class Workers:
@@ -123,12 +123,10 @@ class Objective:
 class Engine:
     """Train and predict with one network on the CPU.
 
-    Every mini-batch is cut into shards of nearly equal size, which workers take through the
-    convolutions and the products of the first dense layer; the calling thread takes all of them
-    through the rest at once, whose many small operations would have threads wait for each other.
-    The cut, and the order in which the shards' gradients are added, depend on the mini-batch alone:
-    results are the same to the bit for any number of workers. Use as a context manager, which holds
-    the threads.
+    Every mini-batch is cut into shards of nearly equal size, each of which a worker takes through a
+    network, forward and back. The cut, and the order in which the shards' gradients are added,
+    depend on the mini-batch alone: results are the same to the bit for any number of workers. Use
+    as a context manager, which holds the threads.
 
     Parameters
     ----------
@@ -153,9 +151,10 @@ class Engine:
         self.objective = objective
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers = n_workers
-        self._training_networks: dict[int, tuple[Network, list[ImageLoader]]] = {}
+        self._training_networks: dict[tuple[int, int], tuple[Network, ImageLoader, np.ndarray]] = {}
         self._predicting_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
-        self._group_gradient = self._sum_of_gradients = np.empty(0)
+        self._gradients = [np.empty_like(parameters) for _ in range(_SHARDS_AT_ONCE)]
+        self._sum_of_gradients = np.empty_like(parameters)
 
     def __enter__(self) -> "Engine":
         with ExitStack() as resources:
@@ -238,52 +237,36 @@ class Engine:
                 self.objective.augment, self.layout.image_shape, X[rows], generator
             )
 
-        def load(loader: ImageLoader, shard: slice) -> None:
+        losses = [0.0] * _SHARDS_AT_ONCE
+
+        def work(worker: int, number: int) -> None:
+            shard = group[number]
+            network, loader, gradient = self._training_network(worker, shard.stop - shard.start)
             images = X[rows[shard]] if augmented is None else augmented[shard]
             loader.load(images, None if draws is None else draws[shard])
+            network.forward()
+            loss = softmax_cross_entropy(
+                np, network.logits, labels[shard], weights[shard], self.objective.label_smoothing
+            )
+            network.backward()
+            losses[number] = float(loss)
+            np.copyto(self._gradients[number], gradient)
 
-        loss = 0.0
-        groups = even_slices(len(rows), ceil(len(rows) / _GROUP_SIZE))
-        for number, group in enumerate(groups):
-            loss += self._group_loss(load, labels[group], weights[group], group.start)
-            if len(groups) == 1:
-                return self._group_gradient, loss
-            if number == 0:
-                self._sum_of_gradients = self._group_gradient.copy()
-            else:
-                self._sum_of_gradients += self._group_gradient
-        return self._sum_of_gradients, loss
-
-    def _group_loss(
-        self,
-        load: Callable[[ImageLoader, slice], None],
-        labels: np.ndarray,
-        weights: np.ndarray,
-        begin: int,
-    ) -> float:
-        """Fill the group's gradient, and compute its loss.
-
-        `load` fills a shard's images, given where it lies in the mini-batch, in which the group
-        begins at `begin`.
-        """
-        network, loaders = self._training_network(len(labels))
-        n_shards = len(network.shards)
-
-        def forward(worker: int, shard: int) -> None:
-            samples = network.samples_of_shards[shard]
-            load(loaders[shard], slice(begin + samples.start, begin + samples.stop))
-            network.shards[shard].forward()
-
-        network.lay_out_kernels()
-        self._workers.run(forward, n_shards)
-        network.forward_dense()
-        loss = softmax_cross_entropy(
-            np, network.logits, labels, weights, self.objective.label_smoothing
-        )
-        network.backward_dense()
-        self._workers.run(lambda worker, shard: network.shards[shard].backward(), n_shards)
-        network.fold_kernels()
-        return float(loss)
+        shards, sum_of_losses = _cut(len(rows)), 0.0
+        total = self._gradients[0]
+        for first in range(0, len(shards), _SHARDS_AT_ONCE):
+            group = shards[first : first + _SHARDS_AT_ONCE]
+            self._workers.run(work, len(group))
+            sum_of_losses += sum(losses[: len(group)])
+            added = self._gradients[1 : len(group)]
+            if first > 0:
+                added = self._gradients[: len(group)]
+            elif len(group) < len(shards):  # the next shards take the first place again
+                total = self._sum_of_gradients
+                np.copyto(total, self._gradients[0])
+            for gradient in added:
+                np.add(total, gradient, out=total)
+        return total, sum_of_losses
 
     def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Compute the logarithms of the class probabilities.
@@ -305,40 +288,33 @@ class Engine:
             part = slice(shard * SHARD_SIZE, min((shard + 1) * SHARD_SIZE, n_rows))
             network, loader = self._predicting_network(worker, part.stop - part.start)
             loader.load(X[part] if rows is None else X[rows[part]])
-            network.shards[0].forward()
-            network.forward_dense()
+            network.forward()
             log_softmax(np, network.logits)
             log_proba[part] = network.logits.T
 
-        for network, _ in self._predicting_networks.values():
-            network.lay_out_kernels()
         self._workers.run(work, ceil(n_rows / SHARD_SIZE))
         return log_proba
 
-    def _training_network(self, n_samples: int) -> tuple[Network, list[ImageLoader]]:
-        """Return a network and its shards' loaders, made when first wanted."""
-        if n_samples not in self._training_networks:
-            if len(self._group_gradient) == 0:
-                self._group_gradient = zeros(np, self.parameters.shape, self.parameters.dtype)
-            n_shards = ceil(n_samples / _shard_size(n_samples))
-            network = Network(
-                np, self.architecture, self.parameters, self._group_gradient, n_samples, n_shards
-            )
+    def _training_network(
+        self, worker: int, n_samples: int
+    ) -> tuple[Network, ImageLoader, np.ndarray]:
+        """Return the worker's own network, loader and gradient, made when first wanted."""
+        key = worker, n_samples
+        if key not in self._training_networks:
+            gradient = zeros(np, self.parameters.shape, self.parameters.dtype)
+            network = Network(np, self.architecture, self.parameters, gradient, n_samples)
             augment = self.objective.augment
             augmentation = augment if isinstance(augment, Augmentation) else None
-            loaders = [
-                ImageLoader(np, self.layout, shard.images, augmentation) for shard in network.shards
-            ]
-            self._training_networks[n_samples] = network, loaders
-        return self._training_networks[n_samples]
+            loader = ImageLoader(np, self.layout, network.images, augmentation)
+            self._training_networks[key] = network, loader, gradient
+        return self._training_networks[key]
 
     def _predicting_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
         """Return the worker's own network for `n_samples` samples, made when first wanted."""
         key = worker, n_samples
         if key not in self._predicting_networks:
             network = Network(np, self.architecture, self.parameters, None, n_samples)
-            network.lay_out_kernels()
-            loader = ImageLoader(np, self.layout, network.shards[0].images)
+            loader = ImageLoader(np, self.layout, network.images)
             self._predicting_networks[key] = network, loader
         return self._predicting_networks[key]
 
@@ -357,15 +333,12 @@ def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
     totals : ndarray of shape (n_batches,)
     shares : ndarray of shape (n_samples,)
     """
-    totals = batch_totals(weights, batch_size)
-    return totals, weights / np.repeat(totals, batch_size)[: len(weights)]
+    batches = np.repeat(np.arange(ceil(len(weights) / batch_size)), batch_size)[: len(weights)]
+    totals = np.bincount(batches, weights)
+    return totals, weights / totals[batches]
 
 
-def batch_totals(weights: np.ndarray, batch_size: int) -> np.ndarray:
-    """Compute each mini-batch's sum of weights, which are in the order of the samples."""
-    batches = np.repeat(np.arange(ceil(len(weights) / batch_size)), batch_size)
-    return np.bincount(batches[: len(weights)], weights)
-
-
-def _shard_size(n_samples: int) -> int:
-    return SHARD_SIZE if n_samples > 2 * SHARD_SIZE else SHARD_SIZE // 2
+def _cut(n_samples: int) -> list[slice]:
+    """Cut a mini-batch into shards."""
+    size = SHARD_SIZE if n_samples > SHARD_SIZE else SHARD_SIZE // 2
+    return even_slices(n_samples, ceil(n_samples / size))

@@ -9,6 +9,7 @@ every matrix product are (position, sample), so that no layer has to transpose f
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from types import ModuleType
@@ -112,7 +113,7 @@ class Kernels:
 
     All places of a pooling window are computed at once, from the patch of pixels that the window
     sees: the matrix holds each kernel p*p times, shifted to each place of the window, with zeros
-    around. A mini-batch lays it out once, for all of its shards.
+    around.
 
     Parameters
     ----------
@@ -142,6 +143,8 @@ class Kernels:
         bias_grad: Any,
     ) -> None:
         self.xp, self.shape = xp, shape
+        # NumPy takes twice as long to check the indices, which CuPy never does
+        self.take = partial(np.take, mode="wrap") if xp is np else xp.take
         self.weight, self.bias = weight, bias
         self.weight_grad, self.bias_grad = weight_grad, bias_grad
         n_parameters, dtype = weight.size + bias.size, weight.dtype
@@ -197,14 +200,14 @@ class Kernels:
         xp, weight = self.xp, self.weight
         xp.copyto(self.parameters[: weight.size].reshape(weight.shape), weight)
         xp.copyto(self.parameters[weight.size : -1], self.bias)
-        xp.take(self.parameters, self.sources, out=self.matrix)
+        self.take(self.parameters, self.sources, out=self.matrix)
         for place, part in self.parts:
             xp.copyto(place, part)
 
     def fold(self, matrix_grad: Any) -> None:
         """Fill the gradients of weight and bias, given that of the matrix, transposed."""
         xp, weight_grad = self.xp, self.weight_grad
-        xp.take(matrix_grad, self.places, out=self.copies_grad)
+        self.take(matrix_grad, self.places, out=self.copies_grad)
         xp.matmul(self.ones, self.copies_grad, out=self.parameters_grad)
         xp.copyto(weight_grad, self.parameters_grad[: weight_grad.size].reshape(weight_grad.shape))
         xp.copyto(self.bias_grad, self.parameters_grad[weight_grad.size :])
@@ -235,10 +238,6 @@ class ConvPool:
     output, output_grad : arrays of shape (H_out, C_out, W_out, N)
         None for `output_grad` makes a layer that can only go forward.
 
-    Attributes
-    ----------
-    kernels_grad : array of shape (n_lines * p * p * C_out,)
-        Gradient of the kernels' matrix, transposed; filled by `backward`.
     """
 
     def __init__(
@@ -252,7 +251,7 @@ class ConvPool:
         output: Any,
         output_grad: Any,
     ) -> None:
-        self.xp, self.kernels = xp, kernels.matrix
+        self.xp, self.kernels = xp, kernels
         self.output, self.output_grad = output, output_grad
 
         as_strided, dtype, shape = xp.lib.stride_tricks.as_strided, output.dtype, kernels.shape
@@ -305,21 +304,23 @@ class ConvPool:
         self.images_grad_seen = images_grad[: n_blocks * step].reshape(n_blocks, step, C_in, W, N)
 
     def forward(self) -> None:
-        """Fill `output`; the kernels are laid out."""
+        """Fill `output`."""
         xp = self.xp
+        self.kernels.lay_out()
         xp.copyto(self.block_pixels, self.pixels)
-        xp.matmul(self.kernels, self.patches, out=self.maps)
+        xp.matmul(self.kernels.matrix, self.patches, out=self.maps)
         self.pool.forward()
         xp.copyto(self.output, self.pooled)
 
     def backward(self) -> None:
-        """Fill `kernels_grad` and the gradient with respect to the input."""
+        """Fill the gradients with respect to the parameters and the input."""
         xp = self.xp
         self.pool.backward(self.output_grad)  # the maps are now their gradient
         xp.matmul(self.patches, self.maps.transpose(0, 2, 1), out=self.kernels_grads)
         # A sum over few long rows: as a product it takes NumPy less time
         rows = self.kernels_grads.reshape(len(self.ones), -1)
         xp.matmul(self.ones, rows, out=self.kernels_grad)
+        self.kernels.fold(self.kernels_grad)
         if self.products:
             for part, maps_grad, pixels_grad in self.products:
                 xp.matmul(part, maps_grad, out=pixels_grad)
@@ -398,55 +399,6 @@ class MaxPool:
 _POOLS: dict[str, type[AveragePool | MaxPool]] = {"avg": AveragePool, "max": MaxPool}
 
 
-class DensePart:
-    """The matrix products of a dense layer on some of the samples.
-
-    Of the gradient of the weights, which is a sum over all samples, a part computes some rows.
-
-    Parameters
-    ----------
-    xp : module
-        numpy or cupy.
-    weight, weight_grad : arrays of shape (n_outputs, n_inputs)
-    input_, input_grad : arrays of shape (n_inputs, N)
-    output, z_grad : arrays of shape (n_outputs, N)
-        The product, and the gradient with respect to it.
-    samples, outputs : slice
-        What this part computes of N and of the rows of `weight_grad`.
-    """
-
-    def __init__(
-        self,
-        xp: ModuleType,
-        weight: Any,
-        weight_grad: Any,
-        input_: Any,
-        input_grad: Any,
-        output: Any,
-        z_grad: Any,
-        samples: slice,
-        outputs: slice,
-    ) -> None:
-        self.xp, self.weight = xp, weight
-        self.input, self.output = input_[:, samples], output[:, samples]
-        if weight_grad is None:
-            return
-
-        self.input_grad, self.z_grad = input_grad[:, samples], z_grad[:, samples]
-        self.weight_grad, self.z_grad_of_rows = weight_grad[outputs], z_grad[outputs]
-        self.input_of_all = input_
-
-    def forward(self) -> None:
-        """Fill the samples' part of `output` with weight @ input."""
-        self.xp.matmul(self.weight, self.input, out=self.output)
-
-    def backward(self) -> None:
-        """Fill rows of `weight_grad`, and the samples' part of `input_grad`."""
-        xp = self.xp
-        xp.matmul(self.z_grad_of_rows, self.input_of_all.T, out=self.weight_grad)
-        xp.matmul(self.weight.T, self.z_grad, out=self.input_grad)
-
-
 class Dense:
     """``output = activation(weight @ input + bias)``.
 
@@ -460,12 +412,6 @@ class Dense:
     input_, input_grad : arrays of shape (n_inputs, N)
     output, output_grad : arrays of shape (n_outputs, N)
         `backward` overwrites both.
-    samples_of_parts : list of slice
-        How the products are cut into parts, which may be computed at the same time.
-
-    Attributes
-    ----------
-    parts : list of DensePart
     """
 
     def __init__(
@@ -480,41 +426,29 @@ class Dense:
         input_grad: Any,
         output: Any,
         output_grad: Any,
-        samples_of_parts: list[slice],
     ) -> None:
         self.xp = xp
         self.activation = None if activation is None else ACTIVATIONS[activation](xp, output)
-        self.bias, self.bias_grad = bias, bias_grad
+        self.weight, self.bias = weight, bias
+        self.weight_grad, self.bias_grad = weight_grad, bias_grad
+        self.input, self.input_grad = input_, input_grad
         self.output, self.output_grad = output, output_grad
         self.z_grad = output_grad if activation is None else output
         self.ones = xp.ones(output.shape[1], output.dtype)
-        arrays = weight, weight_grad, input_, input_grad, output, self.z_grad
-        outputs_of_parts = even_slices(len(output), len(samples_of_parts))
-        self.parts = [
-            DensePart(xp, *arrays, samples, outputs)
-            for samples, outputs in zip(samples_of_parts, outputs_of_parts, strict=True)
-        ]
 
     def forward(self) -> None:
         """Fill `output`."""
-        for part in self.parts:
-            part.forward()
-        self.forward_elementwise()
-
-    def backward(self) -> None:
-        """Fill the gradients with respect to weight, bias and input."""
-        self.backward_elementwise()
-        for part in self.parts:
-            part.backward()
-
-    def forward_elementwise(self) -> None:
-        """Fill `output`, which holds weight @ input."""
-        self.xp.add(self.output, self.bias[:, None], out=self.output)
+        xp = self.xp
+        xp.matmul(self.weight, self.input, out=self.output)
+        xp.add(self.output, self.bias[:, None], out=self.output)
         if self.activation is not None:
             self.activation.forward()
 
-    def backward_elementwise(self) -> None:
-        """Fill the gradient with respect to the bias, and what the parts need to go backward."""
+    def backward(self) -> None:
+        """Fill the gradients with respect to weight, bias and input."""
+        xp = self.xp
         if self.activation is not None:
             self.activation.backward(self.output_grad)
-        self.xp.matmul(self.z_grad, self.ones, out=self.bias_grad)  # the sum over the samples
+        xp.matmul(self.z_grad, self.ones, out=self.bias_grad)  # the sum over the samples
+        xp.matmul(self.z_grad, self.input.T, out=self.weight_grad)
+        xp.matmul(self.weight.T, self.z_grad, out=self.input_grad)

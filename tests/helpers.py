@@ -94,7 +94,7 @@ def make_network(architecture, parameters, images):
     """Return a network that holds `images`, (N, C, H, W), and its gradient, NaN for now."""
     gradient = np.full_like(parameters, np.nan)
     network = Network(np, architecture, parameters, gradient, len(images))
-    pixels(network.shards[0].images)[...] = images
+    pixels(network.images)[...] = images
     return network, gradient
 
 

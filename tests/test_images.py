@@ -24,7 +24,7 @@ def loader_and_images(layout, n_samples, dtype=np.float64):
     architecture = small_architecture(image_shape=layout.canvas_shape)
     parameters = np.zeros(architecture.n_parameters, dtype)
     network = Network(np, architecture, parameters, None, n_samples)
-    images = network.shards[0].images
+    images = network.images
     images[...] = 99
     return ImageLoader(np, layout, images), pixels(images)
 

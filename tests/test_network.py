@@ -243,7 +243,7 @@ class TestBuffers:
 
         parameters[...] = random_parameters(architecture, seed=1)
         images = random_images(architecture, 4, seed=1)
-        pixels(network.shards[0].images)[...] = images
+        pixels(network.images)[...] = images
         network.forward()
         logits = network.logits.T.copy()
         (logits_grad,) = numbers(2, (4, 3))
@@ -259,7 +259,7 @@ class TestBuffers:
         network, _ = make_network(architecture, parameters, images)
         network.forward()
         network.backward()
-        np.testing.assert_array_equal(pixels(network.shards[0].images), images)
+        np.testing.assert_array_equal(pixels(network.images), images)
         np.testing.assert_array_equal(parameters, random_parameters(architecture))
 
     @pytest.mark.parametrize("pooling", POOLINGS)
@@ -267,7 +267,7 @@ class TestBuffers:
         architecture = small_architecture(pooling=pooling)
         parameters, images = random_parameters(architecture), random_images(architecture, 4)
         network = Network(np, architecture, parameters, None, 4)
-        pixels(network.shards[0].images)[...] = images
+        pixels(network.images)[...] = images
         network.forward()
         logits, _ = run(architecture, parameters, images, np.zeros((4, 3)))
         np.testing.assert_array_equal(network.logits.T, logits)
@@ -283,16 +283,13 @@ class TestBuffers:
         network.forward()
         softmax_cross_entropy(np, network.logits, np.arange(4) % 3, np.full(4, 0.25, np.float32))
         network.backward()
-        layers = network.shards[0].convolutions
-        arrays = [parameters, gradient, network.shards[0].images, network.logits]
+        parts = [*network.layers]
+        for layer in network.layers[: len(architecture.conv_channels)]:
+            parts += [layer.kernels, layer.pool]
+        arrays = [parameters, gradient, network.images, network.logits]
         arrays += [
             value
-            for part in [
-                *network.kernels,
-                *layers,
-                *(layer.pool for layer in layers),
-                *network.dense,
-            ]
+            for part in parts
             for value in vars(part).values()
             if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
         ]
@@ -320,23 +317,6 @@ class TestNotANumber:
 class TestSamples:
     """Samples do not know of each other."""
 
-    @pytest.mark.parametrize("n_shards", [2, 3, 7])
-    def test_shards(self, n_shards):
-        architecture = small_architecture()
-        parameters, images = random_parameters(architecture), random_images(architecture, 7)
-        (logits_grad,) = numbers(1, (7, 3))
-        expected_logits, expected = run(architecture, parameters, images, logits_grad)
-        gradient = np.full_like(parameters, np.nan)
-        network = Network(np, architecture, parameters, gradient, 7, n_shards)
-        ends = [7 * n // n_shards for n in range(1, n_shards)]
-        for shard, part in zip(network.shards, np.split(images, ends), strict=True):
-            pixels(shard.images)[...] = part
-        network.forward()
-        assert_close(network.logits.T, expected_logits, 1e-12)
-        network.logits[...] = logits_grad.T
-        network.backward()
-        assert_close(gradient, expected, 1e-11)
-
     @pytest.mark.parametrize("n_samples", [2, 33, 150])
     @pytest.mark.parametrize("pooling", POOLINGS)
     def test_batch_is_its_samples_one_by_one(self, pooling, n_samples):
@@ -347,7 +327,7 @@ class TestSamples:
         network, sample_gradient = make_network(architecture, parameters, images[:1])
         sum_of_gradients = np.zeros_like(gradient)
         for n in range(n_samples):
-            pixels(network.shards[0].images)[0] = images[n]
+            pixels(network.images)[0] = images[n]
             network.forward()
             assert_close(logits[n], network.logits[:, 0], 1e-11)
             network.logits[:, 0] = logits_grad[n]

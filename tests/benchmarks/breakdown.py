@@ -5,7 +5,7 @@ the package's internals that are not found here any more end up under "rest".
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -173,14 +173,11 @@ def _replacements(clock: Clock) -> dict[str, Any]:
 
     def timed_network(*args: Any) -> Network:
         network = Network(*args)
-        for shard in network.shards:
-            for number, layer in enumerate(shard.convolutions, start=1):
-                clock.watch(layer, f"ConvPool {number}", ("forward", "backward"))
-        for number, layer in enumerate(network.dense, start=1):
-            column = f"Dense {number}"
-            clock.watch(layer, column, ("forward_elementwise", "backward_elementwise"))
-            for part in layer.parts:
-                clock.watch(part, column, ("forward", "backward"))
+        names: Counter[str] = Counter()
+        for layer in network.layers:
+            name = type(layer).__name__
+            names[name] += 1
+            clock.watch(layer, f"{name} {names[name]}", ("forward", "backward"))
         return network
 
     def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> Any:
