@@ -32,8 +32,7 @@ from ._backend import (
     to_device,
     to_host,
 )
-from ._cuda import CudaEngine
-from ._device_engine import DeviceEngine, check_device_rows
+from ._cuda import CudaEngine, DeviceEngine, check_device_rows
 from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
 from ._network import Architecture, smallest_image

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import murmurhash3_32
 
 from ._backend import namespace, to_host
-from ._device_engine import DeviceEngine
+from ._cuda import DeviceEngine
 from ._engine import Engine
 from ._images import row_chunks
 from ._optimizers import SGD, Adam, WeightAverage

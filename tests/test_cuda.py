@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sklearn_lenet import _cuda, _kernels
 from sklearn_lenet._backend import to_host
 from sklearn_lenet._cuda import CudaEngine
+from sklearn_lenet._cuda import source as cuda_source
+from sklearn_lenet._cuda import steps as cuda_steps
+from sklearn_lenet._cuda.source import PIXEL_TYPES, prediction_source, training_source, wide_type
 from sklearn_lenet._engine import Engine, Objective
 from sklearn_lenet._images import ImageLayout
-from sklearn_lenet._kernels import PIXEL_TYPES, prediction_source, training_source, wide_type
 from sklearn_lenet._training import make_optimizer
 
 from . import emulation, stand_in
@@ -81,7 +82,7 @@ SMOOTH = small_architecture(**ARCHITECTURES["three convolutions"])
 # Threads of a block, and blocks of a cluster: fewer threads than on a GPU take less time here
 CUTS = {1: (64, 1), 2: (96, 2), 4: (64, 4)}
 
-CUTS_OF_A_GPU = _cuda._cuts
+CUTS_OF_A_GPU = cuda_steps._cuts
 
 PLAIN = Objective()
 
@@ -118,7 +119,7 @@ def cut(monkeypatch):
 
     def cut(*numbers):
         chosen = numbers if len(numbers) == 2 else CUTS[numbers[0]]
-        monkeypatch.setattr(_cuda, "_cuts", lambda *arguments: (chosen,))
+        monkeypatch.setattr(cuda_steps, "_cuts", lambda *arguments: (chosen,))
 
     cut(1)
     return cut
@@ -127,12 +128,12 @@ def cut(monkeypatch):
 @pytest.fixture
 def without_kept_weights(monkeypatch):
     """Give a function that has the dense weights no longer kept in shared memory from now on."""
-    plans = _kernels._plans
+    plans = cuda_source._plans
 
     def forget():
         training_source.cache_clear()
         monkeypatch.setattr(
-            _kernels,
+            cuda_source,
             "_plans",
             lambda *a: (plan for plan in plans(*a) if not plan.shared["KEEPS_WEIGHTS"]),
         )
@@ -237,7 +238,7 @@ def assert_same_results(first, second):
 
 def bytes_of_a_block(architecture, ranks):
     """Count the shared memory that a block needs at least: in training, and in prediction."""
-    training = min(4 * plan.size for plan in _kernels._plans(architecture, (CUTS[ranks],)))
+    training = min(4 * plan.size for plan in cuda_source._plans(architecture, (CUTS[ranks],)))
     prediction = prediction_source(architecture, layout_of(architecture), "float32")
     return training, prediction.shared_bytes["predict"]
 
@@ -252,14 +253,14 @@ class TestCut:
     def test_two_blocks_where_there_are_enough(self, batch_size, capability, ranks):
         attributes = {"MultiProcessorCount": 132}
         device = SimpleNamespace(compute_capability=capability, attributes=attributes)
-        cuts = _cuda._cuts(batch_size, device)
+        cuts = cuda_steps._cuts(batch_size, device)
         assert cuts[0][1] == ranks
         assert all(threads % 32 == 0 for threads, _ in cuts)
         assert (2 in [ranks for _, ranks in cuts]) == (int(capability) >= 90)
 
     def test_is_the_steps(self, cupy, monkeypatch):
         """The device is asked, and the grid has a cluster for each sample."""
-        grids, launch = [], _cuda.Kernels.launch
+        grids, launch = [], cuda_steps.Kernels.launch
 
         def record(self, name, grid, *arguments):
             grids.append((name, grid, self.source.threads[name]))
@@ -271,8 +272,8 @@ class TestCut:
             asked.append((batch_size, device.id, device.compute_capability))
             return (CUTS[2],)
 
-        monkeypatch.setattr(_cuda, "_cuts", cuts)
-        monkeypatch.setattr(_cuda.Kernels, "launch", record)
+        monkeypatch.setattr(cuda_steps, "_cuts", cuts)
+        monkeypatch.setattr(cuda_steps.Kernels, "launch", record)
         both(small_architecture())
         assert asked == [(4, 0, "90")]
         assert [g for g in grids if g[0] == "gradients"] == [
@@ -293,7 +294,7 @@ class TestCut:
         """H100, A100, RTX 40, RTX 50 and T4: with less memory in a smaller block, or not at all."""
         attributes = {"MultiProcessorCount": 132}
         device = SimpleNamespace(compute_capability=capability, attributes=attributes)
-        plans = _kernels._plans(LENET, _cuda._cuts(64, device))
+        plans = cuda_source._plans(LENET, cuda_steps._cuts(64, device))
         fitting = [plan for plan in plans if 4 * plan.size <= n_kib * 1024]
         first = fitting[0] if fitting else None
         found = first and (first.threads, first.ranks, bool(first.shared["KEEPS_WEIGHTS"]))
@@ -306,7 +307,7 @@ class TestCut:
         device = SimpleNamespace(compute_capability="90", attributes=attributes)
         layout = layout_of(architecture)
         for batch_size in (64, 128, 1024):
-            cuts = _cuda._cuts(batch_size, device)
+            cuts = cuda_steps._cuts(batch_size, device)
             arguments = architecture, layout, "uint8", "ADAM", False, cuts, 227 * 1024
             assert training_source(*arguments) is not None
 
@@ -349,7 +350,8 @@ class TestArithmetic:
     def test_dense_weights_are_in_shared_memory_where_they_fit(self):
         """And where several blocks share them."""
         plans = {
-            ranks: list(_kernels._plans(small_architecture(), (CUTS[ranks],))) for ranks in (1, 2)
+            ranks: list(cuda_source._plans(small_architecture(), (CUTS[ranks],)))
+            for ranks in (1, 2)
         }
         assert not any(plan.shared["KEEPS_WEIGHTS"] for plan in plans[1])
         kept, _, _, plain, _, _ = plans[2]
@@ -360,7 +362,7 @@ class TestArithmetic:
         """Parts of sums are fewer then, and nothing but rounding differs."""
         cut(2)
         architecture = small_architecture(conv_channels=(6, 8))
-        sizes = [4 * plan.size for plan in _kernels._plans(architecture, (CUTS[2],))]
+        sizes = [4 * plan.size for plan in cuda_source._plans(architecture, (CUTS[2],))]
         assert sizes[0] > sizes[2] > sizes[5]
         for size in (sizes[2], sizes[5]):
             cupy.state.launches, cupy.state.shared_bytes = 0, size
@@ -466,7 +468,7 @@ class TestArithmetic:
     def test_several_samples_for_a_cluster(self, cupy, cut, monkeypatch, backwards, name, ranks):
         """8 samples for 3 clusters, then 3; and with these, 5 and 2."""
         cut(ranks)
-        monkeypatch.setattr(_cuda, "_GROUPS", 3)
+        monkeypatch.setattr(cuda_steps, "_GROUPS", 3)
         architecture = small_architecture(**ARCHITECTURES[name])
         for batch_size in (8, 9):
             backwards(False)
@@ -643,7 +645,7 @@ class TestFit:
     def test_lenet_after_twenty_steps(self, cupy, sample, monkeypatch):
         """The default network on MNIST, SGD: weights within 1e-4 of the CPU's. As cut on a GPU."""
         X, y, X_test, _ = sample
-        monkeypatch.setattr(_cuda, "_cuts", CUTS_OF_A_GPU)
+        monkeypatch.setattr(cuda_steps, "_cuts", CUTS_OF_A_GPU)
         cpu, cuda = (
             model(solver="sgd", max_iter=1, batch_size=4, device=device).fit(X[:80], y[:80])
             for device in ("cpu", "cuda")
@@ -767,14 +769,14 @@ class TestFit:
         assert [list(stack) for stack in vars(cupy.state.current).values()] == before
 
     def test_interrupt_while_capturing(self, cupy, monkeypatch):
-        launch = _cuda.Kernels.launch
+        launch = cuda_steps.Kernels.launch
 
         def interrupted(self, *arguments):
             if cupy.cuda.get_current_stream().is_capturing():
                 raise KeyboardInterrupt
             launch(self, *arguments)
 
-        monkeypatch.setattr(_cuda.Kernels, "launch", interrupted)
+        monkeypatch.setattr(cuda_steps.Kernels, "launch", interrupted)
         with pytest.warns(UserWarning, match="interrupted"):
             model(**SMALL | {"batch_size": 2}).fit(X, Y)
 
@@ -793,7 +795,7 @@ class TestFit:
     def test_network_that_is_just_covered(self, cupy, monkeypatch):
         n_parameters = small_architecture().n_parameters
         for least, n_launches in [(n_parameters, 7), (n_parameters - 1, 0)]:
-            monkeypatch.setattr(_cuda, "_MOST_PARAMETERS", least)
+            monkeypatch.setattr(cuda_steps, "_MOST_PARAMETERS", least)
             cupy.state.launches = 0
             both(small_architecture())
             assert cupy.state.launches == n_launches

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import sklearn_lenet
-from sklearn_lenet._cuda import OPTIONS
+from sklearn_lenet._cuda.source import PIXEL_TYPES, prediction_source, training_source
+from sklearn_lenet._cuda.steps import OPTIONS
 from sklearn_lenet._images import ImageLayout
-from sklearn_lenet._kernels import PIXEL_TYPES, prediction_source, training_source
 
 from . import stand_in
 from .helpers import LENET, small_architecture
@@ -64,7 +64,7 @@ def name_in_cupy(node):
 def uses():
     """Collect the names in CuPy that the package uses, with the keywords of its calls."""
     found = {}
-    for path in Path(sklearn_lenet.__file__).parent.glob("*.py"):
+    for path in Path(sklearn_lenet.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = name_in_cupy(node)
             if name:
@@ -117,7 +117,7 @@ def device_attributes():
     """Collect the names of a device's attributes that the package uses."""
     return {
         node.slice.value
-        for path in Path(sklearn_lenet.__file__).parent.glob("*.py")
+        for path in Path(sklearn_lenet.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Subscript)
         and isinstance(node.value, ast.Attribute)

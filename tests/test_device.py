@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from sklearn_lenet import LeNetClassifier, _device_engine
+from sklearn_lenet import LeNetClassifier
 from sklearn_lenet._backend import find_device
+from sklearn_lenet._cuda import engine as cuda_engine
 
 from . import stand_in, test_classifier, test_learning
 from .helpers import assert_close
@@ -25,7 +26,7 @@ def cupy(monkeypatch):
 
     What a copy to the device reads must stay as it is until somebody has waited for the copy.
     """
-    monkeypatch.setattr("sklearn_lenet._cuda.PIXEL_TYPES", ())
+    monkeypatch.setattr("sklearn_lenet._cuda.steps.PIXEL_TYPES", ())
     cupy = stand_in.install(monkeypatch)
     yield cupy
     assert cupy.state.torn == []
@@ -156,7 +157,7 @@ class TestParity:
 
     def test_minibatch_in_parts(self, cupy, monkeypatch):
         whole = model(device="cuda", batch_size=50).fit(X, Y)
-        monkeypatch.setattr(_device_engine, "_MOST_SAMPLES", 16)
+        monkeypatch.setattr(cuda_engine, "_MOST_SAMPLES", 16)
         assert_same_model(model(device="cuda", batch_size=50).fit(X, Y), whole)
 
     @pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}])
@@ -165,7 +166,7 @@ class TestParity:
         parameters = {"device": "cuda", **parameters}
         resident = model(**parameters).fit(X, Y)
         cupy.state.free_bytes = 1000
-        monkeypatch.setattr(_device_engine, "_PIECE", 20 * X[0].nbytes)
+        monkeypatch.setattr(cuda_engine, "_PIECE", 20 * X[0].nbytes)
         streamed = model(**parameters).fit(X, Y)
         test_classifier.assert_same_bits(streamed, resident)
         np.testing.assert_array_equal(streamed.predict_proba(X), resident.predict_proba(X))
@@ -177,7 +178,7 @@ class TestParity:
             assert cupy.state.current.streams[-1].copies
             raise ValueError("at the first mini-batch")
 
-        monkeypatch.setattr(_device_engine.DeviceEngine, "_compute_gradient", fail)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "_compute_gradient", fail)
         cupy.state.free_bytes = 1000
         with pytest.raises(ValueError, match="at the first mini-batch"):
             model(device="cuda").fit(X, Y)
@@ -315,13 +316,13 @@ class TestArrays:
     )
     def test_rows_in_another_order(self, cupy, monkeypatch, arrange):
         """The kernels, which read C order alone, get a copy, and only one."""
-        taken, on_device = [], _device_engine.DeviceEngine._on_device
+        taken, on_device = [], cuda_engine.DeviceEngine._on_device
 
         def record(self, X):
             taken.append(on_device(self, X))
             return taken[-1]
 
-        monkeypatch.setattr(_device_engine.DeviceEngine, "_on_device", record)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "_on_device", record)
         expected, arranged = model(device="cuda").fit(X, Y), arrange(cupy)
         taken.clear()
         test_classifier.assert_same_bits(model(device="cuda").fit(arranged, Y), expected)
@@ -364,7 +365,7 @@ class TestArrays:
         huge = X.astype(float)
         huge[:, :2] = 1.5e308, 1.7e308
         with np.errstate(over="ignore"):
-            _device_engine.check_device_rows(cupy.asarray(huge), 0, "cuda")
+            cuda_engine.check_device_rows(cupy.asarray(huge), 0, "cuda")
 
     def test_other_number_of_features(self, cupy):
         classifier = model(device="cuda").fit(cupy.asarray(X), Y)
@@ -380,14 +381,14 @@ class TestMemory:
     def test_is_taken_and_given_back(self, cupy, monkeypatch):
         """Pixels lie on the device once, whoever reads them, and nothing stays."""
         used = []
-        step = _device_engine.DeviceEngine._compute_gradient
+        step = cuda_engine.DeviceEngine._compute_gradient
 
         def record(self, *arguments):
             used.append(cupy.state.pools[-1].used_bytes())
             return step(self, *arguments)
 
-        monkeypatch.setattr(_device_engine.DeviceEngine, "_compute_gradient", record)
-        monkeypatch.setattr(_device_engine, "_MOST_SAMPLES", 60)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "_compute_gradient", record)
+        monkeypatch.setattr(cuda_engine, "_MOST_SAMPLES", 60)
         peaks = []
         for n_samples in (600, 2400):
             pixels, y = images(n_samples)

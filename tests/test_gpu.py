@@ -8,7 +8,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from sklearn_lenet import LeNetClassifier, _cuda, _device_engine
+from sklearn_lenet import LeNetClassifier
+from sklearn_lenet._cuda import engine as cuda_engine
+from sklearn_lenet._cuda import steps as cuda_steps
 
 from .helpers import assert_close
 from .test_classifier import X, Y, assert_same_bits, model
@@ -40,20 +42,20 @@ def cupy():
 def tier(request, monkeypatch):
     """Run a test by the kernels and the graph, and by CuPy's operations."""
     if request.param == "CuPy":
-        monkeypatch.setattr(_cuda, "PIXEL_TYPES", ())
+        monkeypatch.setattr(cuda_steps, "PIXEL_TYPES", ())
     return request.param
 
 
 @pytest.fixture
 def launched(monkeypatch):
     """Give the names of the kernels that have been launched, those of a graph once."""
-    names, launch = [], _cuda.Kernels.launch
+    names, launch = [], cuda_steps.Kernels.launch
 
     def record(self, name, *arguments):
         names.append(name)
         launch(self, name, *arguments)
 
-    monkeypatch.setattr(_cuda.Kernels, "launch", record)
+    monkeypatch.setattr(cuda_steps.Kernels, "launch", record)
     return names
 
 
@@ -224,11 +226,11 @@ class TestData:
     """Where the pixels are."""
 
     def test_data_larger_than_the_device(self, sample, monkeypatch):
-        monkeypatch.setattr(_cuda, "PIXEL_TYPES", ())
+        monkeypatch.setattr(cuda_steps, "PIXEL_TYPES", ())
         pixels, y, _, _ = sample
         resident = LeNetClassifier(**LENET).fit(pixels, y)
-        monkeypatch.setattr(_device_engine, "_SHARE_FOR_X", 0)
-        monkeypatch.setattr(_device_engine, "_PIECE", 2**18)
+        monkeypatch.setattr(cuda_engine, "_SHARE_FOR_X", 0)
+        monkeypatch.setattr(cuda_engine, "_PIECE", 2**18)
         assert_same_bits(LeNetClassifier(**LENET).fit(pixels, y), resident)
 
     @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ class TestData:
         finally:
             del far
             cupy.get_default_memory_pool().free_all_blocks()
-        n_parts = -(-n_rows // _cuda._ROWS_AT_ONCE)
+        n_parts = -(-n_rows // cuda_steps._ROWS_AT_ONCE)
         assert Counter(launched) == {"gradients": 20, "update": 20, "predict": n_parts + 1}
 
 
@@ -282,7 +284,7 @@ class TestGraph:
     def test_same_bits_as_launches_one_by_one(self, sample, monkeypatch):
         pixels, y, _, _ = sample
         replayed = LeNetClassifier(**LENET).fit(pixels, y)
-        monkeypatch.setattr(_cuda.Steps, "_capture", lambda self: None)
+        monkeypatch.setattr(cuda_steps.Steps, "_capture", lambda self: None)
         assert_same_bits(LeNetClassifier(**LENET).fit(pixels, y), replayed)
 
     def test_launches(self, launched, sample):
@@ -296,17 +298,17 @@ class TestGraph:
     def test_nodes(self, sample, monkeypatch):
         """A graph has the kernels of its steps, and nothing that allocates or copies."""
         pixels, y, _, _ = sample
-        graphs, capture = [], _cuda.Steps._capture
+        graphs, capture = [], cuda_steps.Steps._capture
 
         def record(self):
             graphs.append(capture(self))
             return graphs[-1]
 
-        monkeypatch.setattr(_cuda.Steps, "_capture", record)
+        monkeypatch.setattr(cuda_steps.Steps, "_capture", record)
         LeNetClassifier(**LENET).fit(pixels, y)
         dot = graphs[0].debug_dot_str()
         for kernel in ("gradients", "update"):
-            assert dot.count(kernel) >= _cuda._STEPS_IN_GRAPH
+            assert dot.count(kernel) >= cuda_steps._STEPS_IN_GRAPH
         assert "MEMCPY" not in dot.upper()
         assert "ALLOC" not in dot.upper()
 
@@ -314,10 +316,10 @@ class TestGraph:
         """CuPy's operations take over."""
         pixels, y, X_test, _ = sample
         with monkeypatch.context() as without_kernels:
-            without_kernels.setattr(_cuda, "PIXEL_TYPES", ())
+            without_kernels.setattr(cuda_steps, "PIXEL_TYPES", ())
             expected = LeNetClassifier(**LENET).fit(pixels[:640], y[:640])
             expected_proba = expected.predict_proba(X_test)
-        monkeypatch.setattr(_cuda, "OPTIONS", ("--no-such-option",))
+        monkeypatch.setattr(cuda_steps, "OPTIONS", ("--no-such-option",))
         with pytest.warns(UserWarning, match="Compiling kernels failed.*no-such-option"):
             actual = LeNetClassifier(**LENET).fit(pixels[:640], y[:640])
         assert_same_bits(actual, expected)

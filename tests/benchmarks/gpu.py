@@ -258,12 +258,12 @@ def kernel_times(settings: Settings) -> Figures:
 
 def _times_of_step(images: Any, y: np.ndarray, size: int) -> dict[str, float]:
     """Time the step of a fit, where it has a graph, and each of its kernels: in microseconds."""
-    from sklearn_lenet import _cuda
+    from sklearn_lenet._cuda import steps as cuda_steps
 
     found: dict[str, float] = {}
     calls: dict[str, Callable[[], None]] = {}
     n_steps = len(images) // size
-    launch, run = _cuda.Kernels.launch, _cuda.Steps.run
+    launch, run = cuda_steps.Kernels.launch, cuda_steps.Steps.run
 
     def record(self: Any, name: str, grid: Any, *arguments: Any) -> None:
         calls[name] = partial(launch, self, name, grid, *arguments)
@@ -273,13 +273,13 @@ def _times_of_step(images: Any, y: np.ndarray, size: int) -> dict[str, float]:
         loss = run(self, *arguments)()
         stream = self.engine.stream
         if self.graph is not None:
-            n_graphs = n_steps // _cuda._STEPS_IN_GRAPH
+            n_graphs = n_steps // cuda_steps._STEPS_IN_GRAPH
 
             def replay() -> None:
                 self.counters.fill(0)  # they go no further than the epoch's steps
                 _repeated(self.graph.launch, n_graphs)
 
-            steps = n_graphs * _cuda._STEPS_IN_GRAPH
+            steps = n_graphs * cuda_steps._STEPS_IN_GRAPH
             found["step"] = _microseconds(stream, replay, 5) / steps
         for name, call in calls.items():
             self.counters.fill(0)  # each kernel moves the other's only
@@ -287,12 +287,12 @@ def _times_of_step(images: Any, y: np.ndarray, size: int) -> dict[str, float]:
             found[name] = _microseconds(stream, graph.launch, 5) / 50
         return lambda: loss
 
-    _cuda.Kernels.launch, _cuda.Steps.run = record, measure  # type: ignore[method-assign]
+    cuda_steps.Kernels.launch, cuda_steps.Steps.run = record, measure  # type: ignore[method-assign]
     try:
         whole = n_steps * size
         classifier(batch_size=size, max_iter=1, device="cuda").fit(images[:whole], y[:whole])
     finally:
-        _cuda.Kernels.launch, _cuda.Steps.run = launch, run  # type: ignore[method-assign]
+        cuda_steps.Kernels.launch, cuda_steps.Steps.run = launch, run  # type: ignore[method-assign]
     return found
 
 
@@ -343,13 +343,13 @@ def _since(begin: float) -> float:
 @contextmanager
 def _eager() -> Iterator[None]:
     """Leave training to CuPy's operations."""
-    from sklearn_lenet import _cuda
+    from sklearn_lenet._cuda import steps as cuda_steps
 
-    covered, _cuda.PIXEL_TYPES = _cuda.PIXEL_TYPES, {}
+    covered, cuda_steps.PIXEL_TYPES = cuda_steps.PIXEL_TYPES, {}
     try:
         yield
     finally:
-        _cuda.PIXEL_TYPES = covered
+        cuda_steps.PIXEL_TYPES = covered
 
 
 def predictions(settings: Settings) -> Figures:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ._augmentation import Augmentation, call_augment
-from ._backend import import_cupy, is_cupy, namespace, to_device
-from ._engine import Objective, batch_weights
-from ._images import ImageLayout, ImageLoader
-from ._layers import even_slices
-from ._loss import log_softmax, softmax_cross_entropy
-from ._network import Architecture, Network
+from .._augmentation import Augmentation, call_augment
+from .._backend import import_cupy, is_cupy, namespace, to_device
+from .._engine import Objective, batch_weights
+from .._images import ImageLayout, ImageLoader
+from .._layers import even_slices
+from .._loss import log_softmax, softmax_cross_entropy
+from .._network import Architecture, Network
 
 # Share of the free device memory that X may take. A larger one is sent piece by piece.
 _SHARE_FOR_X = 0.7

@@ -1,4 +1,4 @@
-// The kernels of a training step, behind `_forward.cu`: "gradients" takes each sample forward and
+// The kernels of a training step, behind `forward.cu`: "gradients" takes each sample forward and
 // back, "update" adds up the gradients of the samples and takes the optimizer's step.
 
 // What changes from step to step, worked out on the host

@@ -1,5 +1,5 @@
 // What the kernels of prediction and training share: the way of a sample from X to the logits.
-// `_kernels.py` puts before this text what depends on the network: the sizes of the layers, where
+// `source.py` puts before this text what depends on the network: the sizes of the layers, where
 // they stand in shared memory, and how their work is cut (THREADS, RANKS, struct Conv0, ...).
 //
 // A block takes a sample through the whole network, and has all of its numbers in shared memory. In

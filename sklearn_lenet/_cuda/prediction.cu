@@ -1,4 +1,4 @@
-// The kernel of prediction, behind `_forward.cu`. A block takes SAMPLES samples at once through the
+// The kernel of prediction, behind `forward.cu`. A block takes SAMPLES samples at once through the
 // dense layers, whose weights come from far, and goes on until none are left. `rows` may be null:
 // all rows of X.
 

@@ -1,6 +1,6 @@
 """The source of the CUDA kernels: what of it depends on the network.
 
-`_forward.cu` and `_training.cu` have the kernels as templates over the layers' sizes. Here those
+`forward.cu` and `training.cu` have the kernels as templates over the layers' sizes. Here those
 sizes are written, with what follows from them: where each array stands in a block's shared memory,
 and how the work is cut among its threads.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ._images import ImageLayout
-from ._layers import ConvPoolShape
-from ._network import Architecture
+from .._images import ImageLayout
+from .._layers import ConvPoolShape
+from .._network import Architecture
 
 # Types of `X`, in NumPy and in C
 PIXEL_TYPES = {
@@ -114,7 +114,7 @@ def prediction_source(architecture: Architecture, layout: ImageLayout, pixels: s
         Name of the type of `X`.
     """
     plan = _Plan(architecture, threads=256, ranks=1, samples=_SAMPLES, trains=False)
-    text = [*_preamble(plan, layout, pixels), *map(_template, ("_forward.cu", "_prediction.cu"))]
+    text = [*_preamble(plan, layout, pixels), *map(_template, ("forward.cu", "prediction.cu"))]
     return Source("\n".join(text), {"predict": plan.threads}, {"predict": 4 * plan.size})
 
 
@@ -168,7 +168,7 @@ def training_source(
         f"constexpr int UPDATED = {_UPDATED}, PARTS = {_PARTS};",
         _struct("Parameters", parameters),
         _struct("Rows", {"STATES": states, "GRADS": grads}),
-        *map(_template, ("_forward.cu", "_training.cu")),
+        *map(_template, ("forward.cu", "training.cu")),
     ]
     if plan.ranks == 1:  # devices before compute capability 9.0 know no clusters
         text[-1] = text[-1].replace("__cluster_dims__(RANKS, 1, 1) ", "")

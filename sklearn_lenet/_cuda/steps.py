@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import to_device
-from ._device_engine import DeviceEngine
-from ._engine import batch_weights
-from ._kernels import (
+from .._backend import to_device
+from .._engine import batch_weights
+from .._optimizers import SGD, Adam, WeightAverage
+from .engine import DeviceEngine
+from .source import (
     PIXEL_TYPES,
     Source,
     convolution_parameters,
@@ -21,7 +22,6 @@ from ._kernels import (
     update_blocks,
     wide_type,
 )
-from ._optimizers import SGD, Adam, WeightAverage
 
 # Of the compiler
 OPTIONS = ("-std=c++17",)
@@ -47,8 +47,8 @@ class CudaEngine(DeviceEngine):
     """Train and predict with one network on a CUDA device, with few launches.
 
     What bounds a step of a small network is the number of kernels that are launched, not their
-    arithmetic. Here a step is two kernels (`_training.cu`), and several steps are captured once, as
-    a CUDA graph, which is then replayed. A prediction is one kernel (`_prediction.cu`).
+    arithmetic. Here a step is two kernels (`training.cu`), and several steps are captured once, as
+    a CUDA graph, which is then replayed. A prediction is one kernel (`prediction.cu`).
 
     What the kernels do not cover is left to `DeviceEngine`: float64, augmentation, data that do not
     fit in the device's memory, and large networks and images. So it is, with a warning, where the

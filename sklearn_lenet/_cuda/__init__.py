@@ -1,0 +1,9 @@
+"""Training and prediction on a CUDA device: what takes the place of `_engine.py` there.
+
+`engine.py` has it by CuPy's operations, `steps.py` by kernels of our own.
+"""
+
+from .engine import DeviceEngine, check_device_rows
+from .steps import CudaEngine
+
+__all__ = ["CudaEngine", "DeviceEngine", "check_device_rows"]
