@@ -11,15 +11,11 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
     check_is_fitted,
-    column_or_1d,
-    validate_data,
 )
 
 from ._augmentation import make_augmentation
@@ -32,9 +28,9 @@ from ._backend import (
     to_device,
     to_host,
 )
-from ._cuda import CudaEngine, DeviceEngine, check_device_rows
+from ._cuda import CudaEngine, DeviceEngine
 from ._engine import SHARD_SIZE, Engine, Objective
-from ._images import ImageLayout, infer_image_shape, is_square_colour, weighted_mean_and_scale
+from ._images import ImageLayout, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
 from ._parameters import check_parameters, for_each
 from ._training import (
@@ -42,15 +38,20 @@ from ._training import (
     Settings,
     epochs_for,
     make_optimizer,
-    stratified_split,
     train,
+)
+from ._validation import (
+    as_array,
+    check_rows,
+    check_training_data,
+    check_validation_data,
+    encode_labels,
+    flatten_images,
+    stratified_split,
+    weigh_classes,
 )
 
 _POOL_SIZE = 2
-
-
-class ImageShapeWarning(UserWarning):
-    """Rows of features were laid out as images by a guess."""
 
 
 def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
@@ -366,16 +367,17 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         device = find_device(self.device)
         with _restored_on_error(self), current_device(device):
             goes_on = self.warm_start and self.__sklearn_is_fitted__()
-            X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
+            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not goes_on)
             rows = np.flatnonzero(weights)
             classes = self.classes_ if goes_on else unique_labels(y[rows])
-            y = self._encode(y, classes, rows)
-            weights, rows = self._weigh_classes(classes, y, weights)
+            y = encode_labels(y, classes, rows)
+            weights, rows = weigh_classes(self.class_weight, classes, y, weights)
             if goes_on:
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
-            validation = self._validate_validation_data(X_val, y_val, sample_weight_val)
+            checked = check_validation_data(self, X_val, y_val, sample_weight_val)
+            validation = None if checked is None else Data(*checked, np.flatnonzero(checked[2]))
             return self._train(Data(X, y, weights, rows), validation, device)
 
     @available_if(_supports_partial_fit)
@@ -423,9 +425,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 classes = self.classes_
             else:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
-            X, y, weights = self._validate_training_data(X, y, sample_weight, reset=not goes_on)
-            y = self._encode(y, classes, np.arange(len(y)))
-            weights, rows = self._weigh_classes(classes, y, weights)
+            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not goes_on)
+            y = encode_labels(y, classes, np.arange(len(y)))
+            weights, rows = weigh_classes(self.class_weight, classes, y, weights)
             if goes_on:
                 self._check_same_network()
             else:
@@ -523,119 +525,6 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _views(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         return Architecture(**self._architecture).views(self._parameters)
-
-    def _validate_training_data(
-        self, X: Any, y: Any, sample_weight: Any, reset: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
-        given = X = _as_array(X)
-        X = _flatten(X, None if reset else self.image_shape_)
-        y, sample_weight = to_host(y), to_host(sample_weight)
-        if is_cupy(X):
-            X = self._validate_rows(X, reset)
-            y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
-            check_consistent_length(X, y)
-        else:
-            X, y = validate_data(self, X, y, reset=reset, multi_output=True, dtype="numeric")
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if sample_weight is None:
-            weights = np.ones(len(X))
-        else:
-            weights = check_array(
-                sample_weight,
-                ensure_2d=False,
-                dtype=np.float64,
-                ensure_non_negative=True,
-                input_name="sample_weight",
-            )
-            if weights.ndim != 1:
-                raise ValueError(
-                    f"Sample weights must be a 1D array, got a {weights.ndim}D array. "
-                    f"Expected shape ({len(X)},)."
-                )
-            check_consistent_length(X, weights)
-            if not weights.any():
-                raise ValueError("Sample weights must contain at least one non-zero number.")
-        if reset:
-            self.image_shape_ = self._resolve_image_shape(given, X.shape[1])
-        return X, y, weights
-
-    def _validate_rows(self, X: Any, reset: bool) -> Any:
-        """Check X alone; CuPy's stays on its device, where scikit-learn does not look at it."""
-        if not is_cupy(X):
-            return validate_data(self, X, reset=reset, dtype="numeric")
-        check_device_rows(X, find_device(self.device), self.device)
-        return validate_data(self, X, reset=reset, skip_check_array=True)
-
-    def _validate_validation_data(self, X: Any, y: Any, sample_weight: Any) -> Data | None:
-        """Check the data that `fit` was given to validate on."""
-        if X is None and y is None and sample_weight is None:
-            return None
-        if X is None or y is None:
-            raise ValueError(
-                "X_val and y_val must be passed together, sample_weight_val with them."
-            )
-        if not self.early_stopping:
-            raise ValueError("X_val and y_val are for early_stopping=True. Got False instead.")
-        X, y, weights = self._validate_training_data(X, y, sample_weight, reset=False)
-        rows = np.flatnonzero(weights)
-        return Data(X, self._encode(y, self.classes_, rows), weights, rows)
-
-    def _resolve_image_shape(self, X: Any, n_features: int) -> tuple[int, int, int]:
-        """Find what shape of image a row of features has."""
-        array_shape = _image_shape_of(X)
-        if self.image_shape is not None:
-            C, H, W = (1, *self.image_shape)[-3:]
-            if n_features != C * H * W or (array_shape and array_shape != (C, H, W)):
-                came = f"images of shape {array_shape}" if array_shape else f"{n_features} features"
-                raise ValueError(
-                    f"image_shape={self.image_shape!r} is {C * H * W} features, as {C} x {H} x {W} "
-                    f"pixels, but X has {came}."
-                )
-            return C, H, W
-        if array_shape:
-            return array_shape
-        if is_square_colour(n_features):
-            side = int((n_features // 3) ** 0.5)
-            raise ValueError(
-                f"X has {n_features} features, which may be {side} x {side} images of 3 channels: "
-                f"pass image_shape=(3, {side}, {side}), or the (H, W) of grey images."
-            )
-        shape = infer_image_shape(n_features)
-        if prod(shape) != n_features and n_features > 64:
-            warnings.warn(
-                f"X has {n_features} features, which are no square image: they are read as "
-                f"{shape[1]} x {shape[2]} pixels with zeros at the end. Pass image_shape=(H, W).",
-                ImageShapeWarning,
-                stacklevel=4,
-            )
-        return shape
-
-    @staticmethod
-    def _encode(y: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Turn the rows' labels into their places in `classes`; other rows' places are 0."""
-        unseen = np.setdiff1d(y[rows], classes)
-        if len(unseen):
-            raise ValueError(f"y contains labels that are not in classes={classes!r}: {unseen!r}")
-        codes = np.zeros(len(y), np.intp)
-        codes[rows] = np.searchsorted(classes, y[rows])
-        return codes
-
-    def _weigh_classes(
-        self, classes: np.ndarray, y: np.ndarray, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Multiply the samples' weights by their classes'; also give the rows that weigh."""
-        of_classes = compute_class_weight(
-            self.class_weight, classes=classes, y=classes[y], sample_weight=weights
-        )
-        weights = weights * of_classes[y]
-        rows = np.flatnonzero(weights)
-        if len(rows) == 0:
-            raise ValueError(
-                f"class_weight={self.class_weight!r} leaves no sample of a weight other than 0."
-            )
-        return weights, rows
 
     def _initialize(
         self, X: np.ndarray, rows: np.ndarray, weights: np.ndarray, classes: np.ndarray
@@ -815,8 +704,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _log_proba(self, X: Any, device: int | None) -> Any:
         """Check `X`, and compute the logarithms of the class probabilities."""
-        X = _flatten(_as_array(X), self.image_shape_)
-        X = self._validate_rows(X, reset=False)
+        X = flatten_images(as_array(X), self.image_shape_)
+        X = check_rows(self, X, reset=False)
         n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
         with self._engine(self._parameters, n_workers, device) as engine:
             log_proba = engine.predict_log_proba(X)
@@ -828,47 +717,6 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if self.n_jobs is None or self.n_jobs == -1:
             return available_cores()
         return int(joblib.effective_n_jobs(self.n_jobs)) if self.n_jobs < 0 else int(self.n_jobs)
-
-
-def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
-    """Give the shape (C, H, W) of an array of images; None for anything else."""
-    shape = getattr(X, "shape", ())
-    if len(shape) not in (3, 4) or 0 in shape[1:]:
-        return None
-    C, H, W = (1, *map(int, shape[1:]))[-3:]
-    if W in (1, 3, 4) and C > 4:
-        raise ValueError(
-            f"X has shape {tuple(shape)}, which looks like images with their channels last. "
-            "Channels come first, (n_samples, C, H, W): pass X.transpose(0, 3, 1, 2)."
-        )
-    return C, H, W
-
-
-def _as_array(X: Any) -> Any:
-    """Turn lists, which may be of images, into an array; leave anything else."""
-    if isinstance(X, list | tuple):
-        return check_array(
-            X,
-            dtype=None,
-            ensure_2d=False,
-            allow_nd=True,
-            ensure_min_samples=0,
-            ensure_all_finite=False,
-        )
-    return X
-
-
-def _flatten(X: Any, image_shape: tuple[int, int, int] | None) -> Any:
-    """Turn an array of images (of `image_shape`, if given) into rows; leave anything else."""
-    array_shape = _image_shape_of(X)
-    if array_shape is None:
-        return X
-    if image_shape is not None and array_shape != image_shape:
-        raise ValueError(
-            f"X has images of shape {array_shape} (channels, height, width), but LeNetClassifier "
-            f"was fitted with {image_shape}."
-        )
-    return (X if is_cupy(X) else np.asarray(X)).reshape(len(X), -1)
 
 
 @contextmanager

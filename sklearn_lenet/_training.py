@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import murmurhash3_32
 
-from ._backend import namespace, to_host
+from ._backend import to_host
 from ._cuda import DeviceEngine
 from ._engine import Engine
-from ._images import row_chunks
 from ._optimizers import SGD, Adam, WeightAverage
 from ._schedules import PLATEAU_PATIENCE, learning_rates
 
@@ -95,58 +93,6 @@ class Orders:
             self.draw_ahead()
         self.generator.bit_generator.state, order = self._ahead.pop()
         return order
-
-
-def stratified_split(
-    X: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows into those to learn from and those to validate on.
-
-    A hash of its features decides on which side a row comes to stand: copies of a sample stand on
-    one side, and the same data are split the same way in any order, at every warm start, and with
-    samples weighted or repeated.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-    y : integer ndarray of shape (n_samples,)
-    weights : ndarray of shape (n_samples,)
-    rows : integer ndarray of shape (n_rows,)
-        Rows of `X` to split.
-    fraction : float
-        Share of each class, by weight, to validate on. Any class that has two different samples
-        comes to stand on both sides.
-    seed : int
-
-    Returns
-    -------
-    training_rows, validation_rows : integer ndarrays
-
-    Raises
-    ------
-    ValueError
-        If no class has two different samples.
-    """
-    xp = namespace(X)
-    direction = xp.asarray(np.random.default_rng(seed).standard_normal(X.shape[1]))
-    projections = np.concatenate(
-        [to_host((X[xp.asarray(chunk)] * direction).sum(axis=1)) for chunk in row_chunks(rows)]
-    )
-    hashes = murmurhash3_32(projections.astype(np.float32).view(np.int32), seed=seed)
-    is_validated = np.zeros(len(rows), bool)
-    for label in np.unique(y[rows]):
-        members = np.flatnonzero(y[rows] == label)
-        members = members[np.argsort(hashes[members], kind="stable")]
-        ordered = hashes[members]
-        total = np.cumsum(weights[rows[members]])
-        weight_before = np.append(0, total)[np.searchsorted(ordered, ordered)]
-        is_validated[members] = (weight_before < fraction * total[-1]) & (ordered != ordered[-1])
-    if not is_validated.any():
-        raise ValueError(
-            "early_stopping=True needs two different samples of a class, one to learn from and one "
-            f"to validate on. Got {len(rows)} sample{'s' if len(rows) > 1 else ''}."
-        )
-    return rows[~is_validated], rows[is_validated]
 
 
 def make_optimizer(

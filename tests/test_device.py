@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from sklearn_lenet import LeNetClassifier
+from sklearn_lenet import LeNetClassifier, _validation
 from sklearn_lenet._backend import find_device
 from sklearn_lenet._cuda import engine as cuda_engine
 
@@ -365,7 +365,7 @@ class TestArrays:
         huge = X.astype(float)
         huge[:, :2] = 1.5e308, 1.7e308
         with np.errstate(over="ignore"):
-            cuda_engine.check_device_rows(cupy.asarray(huge), 0, "cuda")
+            _validation.check_device_rows(cupy.asarray(huge), 0, "cuda")
 
     def test_other_number_of_features(self, cupy):
         classifier = model(device="cuda").fit(cupy.asarray(X), Y)

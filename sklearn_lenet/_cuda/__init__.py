@@ -3,7 +3,7 @@
 `engine.py` has it by CuPy's operations, `steps.py` by kernels of our own.
 """
 
-from .engine import DeviceEngine, check_device_rows
+from .engine import DeviceEngine
 from .steps import CudaEngine
 
-__all__ = ["CudaEngine", "DeviceEngine", "check_device_rows"]
+__all__ = ["CudaEngine", "DeviceEngine"]

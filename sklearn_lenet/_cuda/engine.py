@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._augmentation import Augmentation, call_augment
-from .._backend import import_cupy, is_cupy, namespace, to_device
+from .._backend import import_cupy, is_cupy, to_device
 from .._engine import Objective, batch_weights
 from .._images import ImageLayout, ImageLoader
 from .._layers import even_slices
@@ -277,53 +277,3 @@ def _samples_at_once(architecture: Architecture, dtype: np.dtype) -> int:
         n_numbers += 2 * pixels * shape.in_channels * (shape.kernel_size + 1)
         n_numbers += 3 * pixels * shape.out_channels
     return max(1, min(_MOST_SAMPLES, _BUFFERS // (n_numbers * dtype.itemsize)))
-
-
-def check_device_rows(X: Any, device: int | None, asked: str) -> None:
-    """Check CuPy's rows of features as scikit-learn checks NumPy's, where they are.
-
-    Parameters
-    ----------
-    X : cupy.ndarray
-    device : int or None
-        Number of the device that will compute; None is the CPU.
-    asked : str
-        The estimator's parameter `device`.
-
-    Raises
-    ------
-    ValueError
-        If `X` is on another device, not of shape (n_samples, n_features), both at least 1, not of
-        real numbers, or not finite.
-    """
-    if device is None:
-        raise ValueError(
-            f"X is a CuPy array, but device={asked!r} computes on the CPU. Set device='cuda', or "
-            "pass X.get()."
-        )
-    if X.device.id != device:
-        raise ValueError(
-            f"X is on the device 'cuda:{X.device.id}', but device={asked!r} is 'cuda:{device}'."
-        )
-    if X.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {X.ndim}D array instead: X has shape {X.shape}. Reshape it to "
-            "(n_samples, n_features), or pass images of shape (n, H, W) or (n, C, H, W)."
-        )
-    for name, count in zip(("sample", "feature"), X.shape, strict=True):
-        if count == 0:
-            raise ValueError(
-                f"Found array with 0 {name}(s) (shape={X.shape}) while a minimum of 1 is required."
-            )
-    if X.dtype.kind == "c":
-        raise ValueError("Complex data not supported")
-    if X.dtype.kind not in "biuf":
-        raise ValueError(f"X must have numbers. Got an array of type {X.dtype}.")
-    # A finite sum needs no array of its size; an infinite one may also be an overflow
-    xp = namespace(X)
-    if (
-        X.dtype.kind == "f"
-        and not xp.isfinite(X.sum(dtype=np.float64)).item()
-        and not xp.isfinite(X).all().item()
-    ):
-        raise ValueError("Input X contains NaN or infinity.")
