@@ -33,6 +33,7 @@ from ._engine import SHARD_SIZE, Engine, Objective
 from ._images import ImageLayout, weighted_mean_and_scale
 from ._network import Architecture, smallest_image
 from ._parameters import check_parameters, for_each
+from ._state import FORMAT, check_state
 from ._training import (
     Data,
     Settings,
@@ -252,6 +253,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     _optimizer: tuple[str, dict[str, Any]]
     _generator: Mapping[str, Any]
     _validation_seed: int
+    _format: int
 
     def __init__(
         self,
@@ -515,6 +517,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """Biases of each layer."""
         return self._views()[1]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check_state(state)
+        super().__setstate__(state)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_parameters")
 
@@ -564,6 +570,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self._parameters = architecture.initial_parameters(generator, dtype)
         self._generator = generator.bit_generator.state
         self._optimizer = "", {}
+        self._format = FORMAT
         self.t_ = 0
         self.loss_curve_ = []
         self.validation_loss_curve_ = self.validation_scores_ = None

@@ -1,0 +1,177 @@
+"""What a fit leaves on the estimator, and its check when it comes from a file.
+
+It is NumPy arrays and plain Python values only. From a file they are taken for what they are once
+all of them fit each other: the network's buffers are viewed by sizes that are worked out from them,
+and a wrong one would read, or write, behind their ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from math import isfinite, prod
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from ._images import ImageLayout
+from ._network import Architecture
+
+# Of the attributes below. Files of another format are refused.
+FORMAT = 1
+
+# Arrays of a solver's state; "n_steps" counts beside them
+_SOLVERS = {
+    "sgd": {"velocity"},
+    "adam": {"mean", "mean_square", "n_steps"},
+    "adamw": {"mean", "mean_square", "n_steps"},
+}
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Check the attributes of an estimator that come from a file.
+
+    Parameters
+    ----------
+    state : mapping
+        By the attributes' names; without "_parameters" the estimator is not fitted, and nothing is
+        checked.
+
+    Raises
+    ------
+    ValueError
+        If they are of another format, or do not fit each other.
+    """
+    if "_parameters" not in state:
+        return
+    written = state.get("_format", FORMAT)
+    if written != FORMAT:
+        raise ValueError(
+            f"This LeNetClassifier is of the file format {written!r}; this version of "
+            f"sklearn_lenet reads format {FORMAT}."
+        )
+    try:
+        _check_fitted(state)
+    except _Damaged as damage:
+        raise ValueError(f"This LeNetClassifier's file is damaged: {damage}.") from None
+    except Exception as error:
+        raise ValueError(
+            f"This LeNetClassifier's file is damaged: {type(error).__name__}: {error}."
+        ) from error
+
+
+class _Damaged(Exception):
+    """Say what does not fit."""
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise _Damaged(what)
+
+
+def _check_fitted(state: Mapping[str, Any]) -> None:
+    architecture = _check_architecture(state["_architecture"])
+    layout = _check_layout(state["_layout"], architecture)
+    _require(tuple(state["image_shape_"]) == layout.image_shape, "image_shape_ is another")
+    _require(state["n_features_in_"] == layout.n_features, "n_features_in_ is another")
+    classes = state["classes_"]
+    _require(
+        isinstance(classes, np.ndarray) and classes.shape == (architecture.n_classes,),
+        "classes_ has another length than the network's output",
+    )
+    parameters = state["_parameters"]
+    _require(
+        isinstance(parameters, np.ndarray) and parameters.dtype in (np.float32, np.float64),
+        "the parameters are no array of floats",
+    )
+    _check_vector(parameters, architecture.n_parameters, parameters.dtype, "the parameters")
+    name, solver = state["_optimizer"]
+    if name:
+        _check_solver(name, solver, parameters)
+    np.random.default_rng().bit_generator.state = state["_generator"]
+    _require(_is_integer(state["_validation_seed"], 0), "the validation set's seed is no int")
+    _require(_is_integer(state["t_"], 0), "t_ is no count")
+    _require(all(_is_real(loss) for loss in state["loss_curve_"]), "loss_curve_ has no numbers")
+
+
+def _check_architecture(values: Any) -> Architecture:
+    """Check what is known of the network; the sizes that follow are positive."""
+    _require(set(values) == {field.name for field in fields(Architecture)}, "another network")
+    architecture = Architecture(**values)
+    for name in ("image_shape", "conv_channels", "kernel_size", "stride"):
+        _require(_are_integers(values[name], 1), f"{name} has no positive ints")
+    for name in ("padding", "hidden_layer_sizes"):
+        _require(_are_integers(values[name], 0), f"{name} has no ints")
+    _require(0 not in architecture.hidden_layer_sizes, "hidden_layer_sizes has a 0")
+    for name in ("pool_size", "n_classes"):
+        _require(_is_integer(values[name], 1), f"{name} is no positive int")
+    _require(len(architecture.image_shape) == 3, "image_shape is no (C, H, W)")
+    n_convolutions = len(architecture.conv_channels)
+    _require(n_convolutions > 0, "there is no convolution")
+    for name in ("kernel_size", "stride", "padding"):
+        _require(len(values[name]) == n_convolutions, f"{name} has another length")
+    _require(architecture.pooling in ("avg", "max"), "pooling is unknown")
+    _require(architecture.activation in ("relu", "tanh", "sigmoid"), "activation is unknown")
+    for shape in architecture.convolutions():
+        sizes = shape.height, shape.width, shape.out_height, shape.out_width
+        _require(min(sizes) > 0, "a convolution has no output")
+    return architecture
+
+
+def _check_layout(values: Any, architecture: Architecture) -> ImageLayout:
+    """Check how rows become images, which must be those of the network."""
+    _require(set(values) == {field.name for field in fields(ImageLayout)}, "another layout")
+    layout = ImageLayout(**values)
+    _require(_are_integers(layout.image_shape, 1), "image_shape has no positive ints")
+    _require(len(layout.image_shape) == 3, "image_shape is no (C, H, W)")
+    C, H, W = layout.image_shape
+    _require(_is_integer(layout.zoom, 1), "zoom is no positive int")
+    _require(
+        _is_integer(layout.n_features, 1) and layout.n_features <= prod(layout.image_shape),
+        "n_features is more than the image has",
+    )
+    _require(layout.canvas_shape == architecture.image_shape, "the network's images are others")
+    channels, height, width = layout.canvas_shape
+    _require(
+        channels == C and height >= H * layout.zoom and width >= W * layout.zoom,
+        "the images are larger than the network's",
+    )
+    for name in ("mean", "scale"):
+        value = values[name]
+        _require(_is_real(value) and isfinite(value), f"the pixels' {name} is no finite number")
+    return layout
+
+
+def _check_solver(name: str, solver: Any, parameters: np.ndarray) -> None:
+    """Check the state of a solver, and of the average around it."""
+    name, _, averages = name.partition(", ")
+    _require(name in _SOLVERS and averages in ("", "averaged"), "the solver is unknown")
+    arrays = dict(solver)
+    if averages:
+        _require(set(arrays) == {"optimizer", "parameters", "n_steps"}, "the average is another")
+        _check_solver(name, arrays.pop("optimizer"), parameters)
+    else:
+        _require(set(arrays) == _SOLVERS[name], "the solver's state is another's")
+    _require(_is_integer(arrays.pop("n_steps", 0), 0), "n_steps is no count")
+    for key, array in arrays.items():
+        _check_vector(array, len(parameters), parameters.dtype, f"the solver's {key}")
+
+
+def _check_vector(array: Any, length: int, dtype: Any, name: str) -> None:
+    _require(
+        isinstance(array, np.ndarray) and array.shape == (length,) and array.dtype == dtype,
+        f"{name} should be {length} numbers of type {dtype}",
+    )
+    _require(array.dtype.isnative and array.flags.c_contiguous, f"{name} lie in another order")
+    _require(bool(np.isfinite(array).all()), f"{name} are not all finite")
+
+
+def _are_integers(values: Any, low: int) -> bool:
+    return isinstance(values, tuple) and all(_is_integer(value, low) for value in values)
+
+
+def _is_integer(value: Any, low: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

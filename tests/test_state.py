@@ -1,0 +1,153 @@
+"""What comes from a file: a sound state is taken, a damaged or foreign one is refused."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from sklearn_lenet import LeNetClassifier
+
+from .test_classifier import X, Y, assert_same_bits, model
+
+FITTED = model(max_iter=1, conv_channels=(2, 3), hidden_layer_sizes=(5,)).fit(X, Y)
+
+
+def state_of(estimator):
+    return copy.deepcopy(vars(estimator))
+
+
+def load(state):
+    estimator = LeNetClassifier.__new__(LeNetClassifier)
+    estimator.__setstate__(state)
+    return estimator
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"solver": "sgd"},
+        {"solver": "adamw", "ema_decay": 0.9},
+        {"dtype": "float64", "early_stopping": True},
+        {"pooling": "max", "hidden_layer_sizes": ()},
+    ],
+)
+def test_sound_state(parameters):
+    fitted = model(max_iter=1, **parameters).fit(X, Y)
+    loaded = pickle.loads(pickle.dumps(fitted))
+    assert_same_bits(loaded, fitted)
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+    assert_same_bits(
+        loaded.set_params(warm_start=True).fit(X, Y), fitted.set_params(warm_start=True).fit(X, Y)
+    )
+
+
+def test_unfitted():
+    assert load({**vars(LeNetClassifier()), "lr": 0.3}).lr == 0.3
+
+
+def test_without_a_format():
+    """As the first files were written."""
+    state = state_of(FITTED)
+    del state["_format"]
+    np.testing.assert_array_equal(load(state).predict(X), FITTED.predict(X))
+
+
+@pytest.mark.parametrize("written", [0, 2, "1"])
+def test_another_format(written):
+    with pytest.raises(ValueError, match=f"file format {written!r}; this version"):
+        load({**state_of(FITTED), "_format": written})
+
+
+def change(name, key, value):
+    def changed(state):
+        state[name] = {**state[name], key: value}
+
+    return changed
+
+
+def replace(name, value):
+    def replaced(state):
+        state[name] = value(state[name]) if callable(value) else value
+
+    return replaced
+
+
+def nan(array):
+    array[3] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change("_architecture", "image_shape", (1, 2**20, 2**20)),
+        change("_architecture", "image_shape", (1, 12, -12)),
+        change("_architecture", "conv_channels", (2, 4)),
+        change("_architecture", "conv_channels", ()),
+        change("_architecture", "kernel_size", (5, 2**40)),
+        change("_architecture", "kernel_size", (5,)),
+        change("_architecture", "stride", (1, 0)),
+        change("_architecture", "padding", (2, -1)),
+        change("_architecture", "padding", (2, 1.0)),
+        change("_architecture", "pool_size", 0),
+        change("_architecture", "pooling", "min"),
+        change("_architecture", "activation", "rely"),
+        change("_architecture", "hidden_layer_sizes", (0,)),
+        change("_architecture", "hidden_layer_sizes", 5),
+        change("_architecture", "n_classes", 4),
+        change("_architecture", "more", 4),
+        replace("_architecture", None),
+        change("_layout", "image_shape", (1, 13, 12)),
+        change("_layout", "canvas_shape", (1, 13, 12)),
+        change("_layout", "n_features", 10**6),
+        change("_layout", "n_features", 7),
+        change("_layout", "zoom", 3),
+        change("_layout", "mean", np.inf),
+        change("_layout", "scale", "1"),
+        replace("_layout", {}),
+        replace("image_shape_", (1, 6, 24)),
+        replace("n_features_in_", 7),
+        replace("classes_", np.arange(4)),
+        replace("classes_", [0, 1, 2]),
+        replace("_parameters", lambda p: p[:-1]),
+        replace("_parameters", lambda p: p.astype(np.float16)),
+        replace("_parameters", lambda p: p.astype(p.dtype.newbyteorder())),
+        replace("_parameters", lambda p: np.repeat(p, 2)[::2]),
+        replace("_parameters", lambda p: p[None]),
+        replace("_parameters", nan),
+        replace("_parameters", lambda p: p.tolist()),
+        replace("_optimizer", lambda o: ("sgd", o[1])),
+        replace("_optimizer", lambda o: ("adagrad", o[1])),
+        replace("_optimizer", lambda o: (o[0], {**o[1], "mean": o[1]["mean"][1:]})),
+        replace("_optimizer", lambda o: (o[0], {**o[1], "mean": nan(o[1]["mean"])})),
+        replace("_optimizer", lambda o: (o[0], {**o[1], "n_steps": -1})),
+        replace("_optimizer", None),
+        replace("_generator", {"bit_generator": "PCG64"}),
+        replace("_generator", {}),
+        replace("_validation_seed", 0.5),
+        replace("t_", -1),
+        replace("loss_curve_", ["0.5"]),
+        replace("loss_curve_", 0.5),
+    ],
+)
+def test_damage(damage):
+    state = state_of(FITTED)
+    damage(state)
+    with pytest.raises(ValueError, match="This LeNetClassifier's file is damaged: "):
+        load(state)
+
+
+@pytest.mark.parametrize("name", sorted(set(vars(FITTED)) - set(FITTED.get_params())))
+def test_missing(name):
+    """What the check needs is needed; without the parameters, an estimator is not fitted."""
+    state = state_of(FITTED)
+    del state[name]
+    optional = {"_format", "_parameters", "device_", "n_iter_", "loss_", "best_loss_"}
+    optional |= {"validation_loss_curve_", "validation_scores_", "best_validation_score_"}
+    if name in optional:
+        load(state)
+    else:
+        with pytest.raises(ValueError, match="damaged"):
+            load(state)
