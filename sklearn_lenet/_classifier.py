@@ -368,13 +368,13 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         check_parameters(self)
         device = find_device(self.device)
         with _restored_on_error(self), current_device(device):
-            goes_on = self.warm_start and self.__sklearn_is_fitted__()
-            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not goes_on)
+            is_continued = self.warm_start and self.__sklearn_is_fitted__()
+            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
             rows = np.flatnonzero(weights)
-            classes = self.classes_ if goes_on else unique_labels(y[rows])
+            classes = self.classes_ if is_continued else unique_labels(y[rows])
             y = encode_labels(y, classes, rows)
             weights, rows = weigh_classes(self.class_weight, classes, y, weights)
-            if goes_on:
+            if is_continued:
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
@@ -415,22 +415,22 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         check_parameters(self)
         device = find_device(self.device)
         with _restored_on_error(self), current_device(device):
-            goes_on = self.__sklearn_is_fitted__()
+            is_continued = self.__sklearn_is_fitted__()
             if classes is not None:
                 classes = unique_labels(to_host(classes))
-                if goes_on and not np.array_equal(classes, self.classes_):
+                if is_continued and not np.array_equal(classes, self.classes_):
                     raise ValueError(
                         f"`classes={classes!r}` is not the same as on last call to partial_fit, "
                         f"was: {self.classes_!r}"
                     )
-            elif goes_on:
+            elif is_continued:
                 classes = self.classes_
             else:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
-            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not goes_on)
+            X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
             y = encode_labels(y, classes, np.arange(len(y)))
             weights, rows = weigh_classes(self.class_weight, classes, y, weights)
-            if goes_on:
+            if is_continued:
                 self._check_same_network()
             else:
                 self._initialize(X, rows, weights, classes)
@@ -680,7 +680,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             shuffle=self.shuffle,
             tol=None if self.tol is None else float(self.tol),
             n_iter_no_change=self.n_iter_no_change,
-            warns=not partial,
+            warns_of_standstill=not partial,
             verbose=self.verbose,
         )
 

@@ -108,7 +108,7 @@ class ConvPoolShape:
         return height, self.in_channels, self.width + margin
 
 
-class Kernels:
+class KernelMatrix:
     """A convolution's parameters as the matrix that multiplies its input.
 
     All places of a pooling window are computed at once, from the patch of pixels that the window
@@ -156,7 +156,7 @@ class Kernels:
         self.sources = xp.asarray(sources)
         self.parameters = zeros(xp, (n_parameters + 1,), dtype)
         self.matrix = zeros(xp, sources.shape, dtype)
-        self.parts: list[tuple[Any, Any]] = []
+        self.stacked: list[tuple[Any, Any]] = []
         if weight_grad is None:
             return
 
@@ -165,7 +165,7 @@ class Kernels:
         for top, block in enumerate(reversed(range(n_blocks))):
             part = self.matrix[:, block * n_lines + 1 : (block + 1) * n_lines]
             place = self.stack[top * n_rows : (top + 1) * n_rows, : part.shape[1]]
-            self.parts.append((place, part))
+            self.stacked.append((place, part))
 
         # In the gradient of the matrix, which comes transposed
         self.places = xp.ascontiguousarray(xp.asarray(columns * len(sources) + rows))
@@ -201,7 +201,7 @@ class Kernels:
         xp.copyto(self.parameters[: weight.size].reshape(weight.shape), weight)
         xp.copyto(self.parameters[weight.size : -1], self.bias)
         self.take(self.parameters, self.sources, out=self.matrix)
-        for place, part in self.parts:
+        for place, part in self.stacked:
             xp.copyto(place, part)
 
     def fold(self, matrix_grad: Any) -> None:
@@ -225,11 +225,23 @@ class ConvPool:
 
     p*p slabs come out of the product, one for each place of the windows: pooling combines slabs.
 
+    With G the gradient with respect to the maps before the activation, the three products are, for
+    row r of patches and block b of image rows,
+
+    ``maps[r] = kernels.matrix @ patches[r]``, the convolution;
+
+    ``kernels.matrix_grad.T = sum_r patches[r] @ G[r].T``, the gradient of the weights;
+
+    ``blocks_grad[b] = sum_r kernels.matrix[:, lines of block b in patches[r]].T @ G[r]``, that of
+    the input, of which col2im then adds up the columns.
+
+    `docs/how_it_works.md` derives them.
+
     Parameters
     ----------
     xp : module
         numpy or cupy.
-    kernels : Kernels
+    kernels : KernelMatrix
     pooling : {"avg", "max"}
     activation : {"relu", "tanh", "sigmoid"}
     images, images_grad : arrays of shape (*padded_shape, N), (H, C_in, W, N) in short
@@ -237,13 +249,12 @@ class ConvPool:
         `images_grad` where nobody wants it.
     output, output_grad : arrays of shape (H_out, C_out, W_out, N)
         None for `output_grad` makes a layer that can only go forward.
-
     """
 
     def __init__(
         self,
         xp: ModuleType,
-        kernels: Kernels,
+        kernels: KernelMatrix,
         pooling: str,
         activation: str,
         images: Any,
@@ -296,26 +307,26 @@ class ConvPool:
             self.products.append((part, maps_grad, self.blocks[block, 1:]))
         # col2im along x, as a product: which pixel each column of the patch meets in each patch
         W = images.shape[2]
-        meets = np.zeros((W, K, X))
+        column_scatter = np.zeros((W, K, X))
         for shift in range(K):
-            meets[step * np.arange(X) + shift, shift, np.arange(X)] = 1
-        self.meets = xp.asarray(meets.reshape(W, K * X), dtype)
+            column_scatter[step * np.arange(X) + shift, shift, np.arange(X)] = 1
+        self.column_scatter = xp.asarray(column_scatter.reshape(W, K * X), dtype)
         self.pixels_grad = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K * X, N)
-        self.images_grad_seen = images_grad[: n_blocks * step].reshape(n_blocks, step, C_in, W, N)
+        self.image_blocks_grad = images_grad[: n_blocks * step].reshape(n_blocks, step, C_in, W, N)
 
     def forward(self) -> None:
         """Fill `output`."""
         xp = self.xp
         self.kernels.lay_out()
         xp.copyto(self.block_pixels, self.pixels)
-        xp.matmul(self.kernels.matrix, self.patches, out=self.maps)
+        xp.matmul(self.kernels.matrix, self.patches, out=self.maps)  # maps[r]
         self.pool.forward()
         xp.copyto(self.output, self.pooled)
 
     def backward(self) -> None:
         """Fill the gradients with respect to the parameters and the input."""
         xp = self.xp
-        self.pool.backward(self.output_grad)  # the maps are now their gradient
+        self.pool.backward(self.output_grad)  # the maps are now their gradient, G
         xp.matmul(self.patches, self.maps.transpose(0, 2, 1), out=self.kernels_grads)
         # A sum over few long rows: as a product it takes NumPy less time
         rows = self.kernels_grads.reshape(len(self.ones), -1)
@@ -324,7 +335,7 @@ class ConvPool:
         if self.products:
             for part, maps_grad, pixels_grad in self.products:
                 xp.matmul(part, maps_grad, out=pixels_grad)
-            xp.matmul(self.meets, self.pixels_grad, out=self.images_grad_seen)
+            xp.matmul(self.column_scatter, self.pixels_grad, out=self.image_blocks_grad)
 
 
 class AveragePool:

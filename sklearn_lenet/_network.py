@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import zeros
-from ._layers import ConvPool, ConvPoolShape, Dense, Kernels
+from ._layers import ConvPool, ConvPoolShape, Dense, KernelMatrix
 
 # Glorot and Bengio (2010) for tanh; He et al. (2015) for ReLU, which halves the variance; the
 # sigmoid is a tanh of half the slope and half the height.
@@ -195,7 +195,7 @@ class Network:
                 next_images, output = padded(following)
                 if trains:
                     next_images_grad, output_grad = padded(following)
-            kernels = Kernels(xp, shape, *of_layer)
+            kernels = KernelMatrix(xp, shape, *of_layer)
             of_architecture = architecture.pooling, architecture.activation
             self.layers.append(
                 ConvPool(xp, kernels, *of_architecture, images, images_grad, output, output_grad)

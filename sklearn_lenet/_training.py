@@ -32,7 +32,7 @@ class Settings:
     shuffle: bool
     tol: float | None
     n_iter_no_change: float
-    warns: bool
+    warns_of_standstill: bool
     verbose: int
 
 
@@ -158,7 +158,7 @@ def train(
     epochs: list[Epoch] = []
     best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
     orders = Orders(generator, data.rows, settings.shuffle)
-    learnt = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
+    predicting = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
@@ -188,7 +188,7 @@ def train(
                 if quality > best + (settings.tol or 0):
                     n_without_improvement = 0
                 if quality > best:
-                    best, best_parameters = quality, learnt.copy() if validation else None
+                    best, best_parameters = quality, predicting.copy() if validation else None
                 if n_without_improvement and n_without_improvement % PLATEAU_PATIENCE == 0:
                     n_plateaus += 1
                 epochs.append(epoch)
@@ -198,7 +198,7 @@ def train(
                 ) and n_without_improvement >= settings.n_iter_no_change:
                     break
             else:
-                if settings.tol is not None and settings.warns:
+                if settings.tol is not None and settings.warns_of_standstill:
                     warnings.warn(
                         f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached "
                         "and the optimization hasn't converged yet.",
@@ -207,7 +207,7 @@ def train(
                     )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
-    return epochs, learnt if best_parameters is None else best_parameters
+    return epochs, predicting if best_parameters is None else best_parameters
 
 
 def _judge(
