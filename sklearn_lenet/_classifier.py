@@ -570,7 +570,6 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self._parameters = architecture.initial_parameters(generator, dtype)
         self._generator = generator.bit_generator.state
         self._optimizer = "", {}
-        self._format = FORMAT
         self.t_ = 0
         self.loss_curve_ = []
         self.validation_loss_curve_ = self.validation_scores_ = None
@@ -650,6 +649,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             epochs, parameters = train(engine, optimizer, generator, data, validation, settings)
             self._parameters = to_host(parameters)
             self._optimizer = name, to_host(optimizer.state)
+        self._format = FORMAT
         self.device_ = "cpu" if device is None else f"cuda:{device}"
         self._generator = generator.bit_generator.state
         self.n_iter_ = len(epochs)

@@ -19,8 +19,8 @@ from ._loss import log_softmax, softmax_cross_entropy
 from ._network import Architecture, Network
 
 # Samples that go through a network at once, at most: with more, what they need leaves the cache;
-# with fewer, the many calls of NumPy weigh more. A mini-batch of no more is cut in two, so that
-# there is work for two threads.
+# with fewer, the many calls of NumPy weigh more. A mini-batch of no more, but more than half as
+# many, is cut in two, so that there is work for two threads.
 SHARD_SIZE = 64
 
 # Shards whose networks exist at the same time, at most: memory does not grow with the size of a
@@ -151,10 +151,12 @@ class Engine:
         self.objective = objective
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers = n_workers
-        self._training_networks: dict[tuple[int, int], tuple[Network, ImageLoader, np.ndarray]] = {}
+        self._training_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
         self._predicting_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
-        self._gradients = [np.empty_like(parameters) for _ in range(_SHARDS_AT_ONCE)]
-        self._sum_of_gradients = np.empty_like(parameters)
+        # Vectors as long as the parameters, made when the first gradient is wanted
+        self._worker_gradients: list[np.ndarray] = []
+        self._gradients: list[np.ndarray] = []
+        self._sum_of_gradients = np.empty(0)
 
     def __enter__(self) -> "Engine":
         with ExitStack() as resources:
@@ -237,11 +239,13 @@ class Engine:
                 self.objective.augment, self.layout.image_shape, X[rows], generator
             )
 
+        if not self._gradients:
+            self._make_vectors()
         losses = [0.0] * _SHARDS_AT_ONCE
 
         def work(worker: int, number: int) -> None:
             shard = group[number]
-            network, loader, gradient = self._training_network(worker, shard.stop - shard.start)
+            network, loader = self._training_network(worker, shard.stop - shard.start)
             images = X[rows[shard]] if augmented is None else augmented[shard]
             loader.load(images, None if draws is None else draws[shard])
             network.forward()
@@ -250,7 +254,7 @@ class Engine:
             )
             network.backward()
             losses[number] = float(loss)
-            np.copyto(self._gradients[number], gradient)
+            np.copyto(self._gradients[number], self._worker_gradients[worker])
 
         shards, sum_of_losses = _cut(len(rows)), 0.0
         total = self._gradients[0]
@@ -295,18 +299,28 @@ class Engine:
         self._workers.run(work, ceil(n_rows / SHARD_SIZE))
         return log_proba
 
-    def _training_network(
-        self, worker: int, n_samples: int
-    ) -> tuple[Network, ImageLoader, np.ndarray]:
-        """Return the worker's own network, loader and gradient, made when first wanted."""
+    def _make_vectors(self) -> None:
+        """Make a vector for the gradient of each worker, of each shard, and for their sum."""
+
+        def vectors(n: int) -> list[np.ndarray]:
+            shape, dtype = self.parameters.shape, self.parameters.dtype
+            return [zeros(np, shape, dtype) for _ in range(n)]
+
+        self._worker_gradients = vectors(min(self.n_workers, _SHARDS_AT_ONCE))
+        self._gradients = vectors(_SHARDS_AT_ONCE)
+        (self._sum_of_gradients,) = vectors(1)
+
+    def _training_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
+        """Return the worker's own network for `n_samples` samples, made when first wanted."""
         key = worker, n_samples
         if key not in self._training_networks:
-            gradient = zeros(np, self.parameters.shape, self.parameters.dtype)
-            network = Network(np, self.architecture, self.parameters, gradient, n_samples)
+            network = Network(
+                np, self.architecture, self.parameters, self._worker_gradients[worker], n_samples
+            )
             augment = self.objective.augment
             augmentation = augment if isinstance(augment, Augmentation) else None
             loader = ImageLoader(np, self.layout, network.images, augmentation)
-            self._training_networks[key] = network, loader, gradient
+            self._training_networks[key] = network, loader
         return self._training_networks[key]
 
     def _predicting_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:

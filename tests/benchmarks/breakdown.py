@@ -108,6 +108,7 @@ class Clock:
     def _new_step(self, name: str, target: Any) -> str:
         """Name a layer's call by what it wrote to."""
         owned = vars(self._layer) | vars(getattr(self._layer, "pool", self))
+        owned |= vars(getattr(self._layer, "kernels", self))
         attributes = [key for key, value in owned.items() if value is target][:1]
         if name == "matmul" and not attributes:  # a block's: the only product into part of an array
             return "GEMM input gradient"
