@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 # Read when SciPy is first imported; scikit-learn skips a check without it
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -9,6 +10,9 @@ import matplotlib as mpl
 import pytest
 
 mpl.use("agg")
+
+# A shell that starts the tests in the background has it ignored, and interrupts would never come
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
