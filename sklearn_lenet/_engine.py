@@ -156,7 +156,6 @@ class Engine:
         # Vectors as long as the parameters, made when the first gradient is wanted
         self._worker_gradients: list[np.ndarray] = []
         self._gradients: list[np.ndarray] = []
-        self._sum_of_gradients = np.empty(0)
 
     def __enter__(self) -> "Engine":
         with ExitStack() as resources:
@@ -254,22 +253,19 @@ class Engine:
             )
             network.backward()
             losses[number] = float(loss)
-            np.copyto(self._gradients[number], self._worker_gradients[worker])
+            np.copyto(places[number], self._worker_gradients[worker])
 
+        # The first shard's place takes the sum: the shards after the first ones have the others
         shards, sum_of_losses = _cut(len(rows)), 0.0
-        total = self._gradients[0]
+        total, *others = self._gradients
         for first in range(0, len(shards), _SHARDS_AT_ONCE):
             group = shards[first : first + _SHARDS_AT_ONCE]
+            places = self._gradients if first == 0 else others
             self._workers.run(work, len(group))
             sum_of_losses += sum(losses[: len(group)])
-            added = self._gradients[1 : len(group)]
-            if first > 0:
-                added = self._gradients[: len(group)]
-            elif len(group) < len(shards):  # the next shards take the first place again
-                total = self._sum_of_gradients
-                np.copyto(total, self._gradients[0])
-            for gradient in added:
-                np.add(total, gradient, out=total)
+            for gradient in places[: len(group)]:
+                if gradient is not total:
+                    np.add(total, gradient, out=total)
         return total, sum_of_losses
 
     def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -300,15 +296,14 @@ class Engine:
         return log_proba
 
     def _make_vectors(self) -> None:
-        """Make a vector for the gradient of each worker, of each shard, and for their sum."""
+        """Make a vector for the gradient of each worker, of each shard, and one more."""
 
         def vectors(n: int) -> list[np.ndarray]:
             shape, dtype = self.parameters.shape, self.parameters.dtype
             return [zeros(np, shape, dtype) for _ in range(n)]
 
         self._worker_gradients = vectors(min(self.n_workers, _SHARDS_AT_ONCE))
-        self._gradients = vectors(_SHARDS_AT_ONCE)
-        (self._sum_of_gradients,) = vectors(1)
+        self._gradients = vectors(_SHARDS_AT_ONCE + 1)
 
     def _training_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
         """Return the worker's own network for `n_samples` samples, made when first wanted."""
