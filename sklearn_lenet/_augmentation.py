@@ -1,6 +1,7 @@
 """Random distortions of training images: affine, and elastic after Simard, Steinkraus and Platt."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, pi, sqrt
 from types import ModuleType
@@ -58,6 +59,106 @@ _KNOT_SPACING = 1.25
 
 
 class Augmentation:
+    """What becomes of training images: here, nothing.
+
+    Attributes
+    ----------
+    replaces : bool
+        Whether `replace` makes the rows of a mini-batch new.
+    distorts : bool
+        Whether `draw` and `apply` distort its images, once they are scaled.
+    """
+
+    replaces = distorts = False
+
+    def replace(self, rows: Any, generator: np.random.Generator) -> Any:
+        """Give what takes the place of a mini-batch's rows.
+
+        Parameters
+        ----------
+        rows : array of shape (N, n_features)
+            Of the kind, NumPy's or CuPy's, and of the type of `X`.
+        generator : numpy.random.Generator
+
+        Returns
+        -------
+        rows : array of shape (N, n_features)
+            Of the same kind.
+        """
+        raise NotImplementedError
+
+    def draw(self, generator: np.random.Generator, n_samples: int, dtype: Any) -> Any:
+        """Draw the distortions of a mini-batch's images.
+
+        Parameters
+        ----------
+        generator : numpy.random.Generator
+        n_samples : int
+        dtype : {float32, float64}
+            Type of the images.
+
+        Returns
+        -------
+        draws : ndarray of shape (n_samples, ...) or None
+            For `apply`, whole or in parts; None where nothing is distorted.
+        """
+        return None
+
+    def apply(self, xp: ModuleType, images: Any, draws: Any, out: Any) -> None:
+        """Write the distorted images.
+
+        Parameters
+        ----------
+        xp : module
+            numpy or cupy.
+        images : floating array of shape (N, C, H, W)
+        draws : array of shape (N, ...)
+            From `draw`; on the host or on the device.
+        out : array of shape (N, C, H, W)
+            Of the images' type; may not share memory with them.
+        """
+        raise NotImplementedError
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+class UserAugmentation(Augmentation):
+    """A mini-batch's rows are replaced by what a callable makes of them.
+
+    Parameters
+    ----------
+    function : callable
+        From images of shape (N, C, H, W), and a generator, to images of this shape. It gets, and
+        returns, the kind of array that `X` is.
+    image_shape : tuple (C, H, W)
+    """
+
+    replaces = True
+
+    def __init__(
+        self,
+        function: Callable[[Any, np.random.Generator], Any],
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self.function, self.image_shape = function, image_shape
+
+    def replace(self, rows: Any, generator: np.random.Generator) -> Any:
+        """Call the function; a ValueError if it returns anything but such images."""
+        xp, (C, H, W) = namespace(rows), self.image_shape
+        images = xp.zeros((len(rows), C * H * W), rows.dtype)
+        images[:, : rows.shape[1]] = rows
+        images = images.reshape(-1, C, H, W)
+        augmented = xp.asarray(self.function(images, generator))
+        if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
+            raise ValueError(
+                f"'augment' must return an array of numbers of the shape that it was given, "
+                f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
+            )
+        return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+class Distortion(Augmentation):
     r"""Distort each image by a map of its own, drawn at random.
 
     A pixel of the distorted image takes its value from a place in the original, by bilinear
@@ -90,6 +191,8 @@ class Augmentation:
         As above, likewise.
     """
 
+    distorts = True
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -109,20 +212,7 @@ class Augmentation:
         self._local = threading.local()
 
     def draw(self, generator: np.random.Generator, n_samples: int, dtype: Any) -> np.ndarray:
-        """Draw the maps of a mini-batch's images.
-
-        Parameters
-        ----------
-        generator : numpy.random.Generator
-        n_samples : int
-        dtype : {float32, float64}
-            Type of the images.
-
-        Returns
-        -------
-        draws : ndarray of shape (n_samples, 2, n_knots_y + 2, n_knots_x + 2)
-            For `apply`, whole or in parts.
-        """
+        """Draw each image's map, of shape (2, n_knots_y + 2, n_knots_x + 2)."""
         affine = generator.uniform(-1, 1, (n_samples, 6)) * self._ranges
         rotation, log_y, log_x, shear, shift_y, shift_x = affine.T
         scales = np.exp(log_y), np.exp(log_x)
@@ -183,16 +273,6 @@ class Augmentation:
 
         With NumPy, an image's result is the same to the bit whatever else is in the batch. Threads
         may call this at the same time.
-
-        Parameters
-        ----------
-        xp : module
-            numpy or cupy.
-        images : floating array of shape (N, C, H, W)
-        draws : array of shape (N, 2, n_knots_y + 2, n_knots_x + 2)
-            Of the same type, from `draw`; on the host or on the device.
-        out : array of shape (N, C, H, W)
-            Of the same type; may not share memory with `images`.
         """
         warps = self._local.__dict__.setdefault("warps", {})
         key = xp.__name__, len(images), images.dtype
@@ -242,7 +322,7 @@ class _Warp:
         self.take_options = {"mode": "clip"} if xp is np else {}
 
     def run(self, images: Any, draws: Any, out: Any) -> None:
-        """Write the distorted images; the parameters are those of `Augmentation.apply`."""
+        """Write the distorted images; the parameters are those of `Distortion.apply`."""
         xp, places, pixels, left, right = self.xp, self.places, self.pixels, self.left, self.right
         N, _, H, W = images.shape
 
@@ -304,59 +384,32 @@ def _basis(side: int, sigma: float | None) -> np.ndarray:
     return np.column_stack([bumps, pixels, np.ones(side)])
 
 
-def make_augmentation(kind: str, image_shape: tuple[int, int, int]) -> Augmentation:
-    """Make the augmentation that `kind` names, in proportion to the images' shorter side.
+def make_augmentation(
+    augment: str | Callable[[Any, np.random.Generator], Any] | None,
+    image_shape: tuple[int, int, int],
+) -> Augmentation:
+    """Make the augmentation that the estimator's parameter `augment` names.
+
+    Displacements are in proportion to the images' shorter side.
 
     Parameters
     ----------
-    kind : {"affine", "elastic"}
+    augment : {"affine", "elastic"}, callable or None
     image_shape : tuple (C, H, W)
 
     Returns
     -------
     augmentation : Augmentation
     """
-    if kind == "affine":
-        return Augmentation(image_shape, AFFINE)
+    if augment is None:
+        return NO_AUGMENTATION
+    if callable(augment):
+        return UserAugmentation(augment, image_shape)
+    if augment == "affine":
+        return Distortion(image_shape, AFFINE)
     size = min(image_shape[1:]) / ELASTIC_SIDE
     # Noise finer than the pixels would not be smooth
     sigma = max(ELASTIC_SIGMA * size, 1.0)
     # Displacements, proportional to alpha / sigma, grow with the image
     alpha = ELASTIC_ALPHA * size * sigma / ELASTIC_SIGMA
-    return Augmentation(image_shape, AFFINE_OF_ELASTIC, sigma, alpha)
-
-
-def call_augment(
-    augment: Any, image_shape: tuple[int, int, int], rows: Any, generator: np.random.Generator
-) -> Any:
-    """Have a callable augment a mini-batch.
-
-    Parameters
-    ----------
-    augment : callable
-        From images of shape (N, C, H, W), and a generator, to images of this shape.
-    image_shape : tuple (C, H, W)
-    rows : array of shape (N, n_features)
-        NumPy's or CuPy's; the callable gets, and returns, the same kind.
-    generator : numpy.random.Generator
-
-    Returns
-    -------
-    rows : array of shape (N, n_features)
-
-    Raises
-    ------
-    ValueError
-        If the callable returns anything else.
-    """
-    xp, (C, H, W) = namespace(rows), image_shape
-    images = xp.zeros((len(rows), C * H * W), rows.dtype)
-    images[:, : rows.shape[1]] = rows
-    images = images.reshape(-1, C, H, W)
-    augmented = xp.asarray(augment(images, generator))
-    if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
-        raise ValueError(
-            f"'augment' must return an array of numbers of the shape that it was given, "
-            f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
-        )
-    return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]
+    return Distortion(image_shape, AFFINE_OF_ELASTIC, sigma, alpha)

@@ -170,13 +170,15 @@ def namespace(array: Any) -> ModuleType:
     return import_cupy() if is_cupy(array) else np
 
 
-def to_device(xp: ModuleType, array: np.ndarray) -> Any:
+def to_device(xp: ModuleType, array: Any) -> Any:
     """Turn an array of NumPy's into one of `xp`: for CuPy a copy, on the current device.
+
+    CuPy's own is left as it is.
 
     `cupy.asarray` would copy it by way of pinned memory, rounded up to a power of two, that stays
     pinned as long as the process lives.
     """
-    if xp is np:
+    if xp is np or is_cupy(array):
         return array
     # CuPy knows this machine's byte order only
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))

@@ -3,46 +3,44 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from math import ceil, nan, prod
+from math import ceil
 from typing import Any, Self
 
-import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import unique_labels
-from sklearn.utils.validation import (
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_is_fitted
 
-from ._augmentation import make_augmentation
-from ._backend import (
-    available_cores,
-    current_device,
-    find_device,
-    is_cupy,
-    namespace,
-    to_device,
-    to_host,
-)
-from ._cuda import CudaEngine, DeviceEngine
-from ._engine import SHARD_SIZE, Engine, Objective
-from ._images import ImageLayout, weighted_mean_and_scale
-from ._network import Architecture, smallest_image
-from ._parameters import check_parameters, for_each
-from ._state import FORMAT, check_state
-from ._training import (
-    Data,
-    Settings,
-    epochs_for,
+from ._backend import current_device, find_device, is_cupy, namespace, to_device, to_host
+from ._cuda import CudaEngine
+from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
+from ._images import weighted_mean_and_scale
+from ._loss import log_softmax
+from ._parameters import (
+    check_parameters,
+    check_same_network,
     make_optimizer,
-    train,
+    n_workers,
+    network_dtype,
+    network_for,
+    optimizer_name,
+    training_objective,
+    training_settings,
 )
+from ._state import (
+    architecture_of,
+    check_state,
+    generator_of,
+    initial_state,
+    layout_of,
+    trained_state,
+)
+from ._training import train
 from ._validation import (
     as_array,
+    check_classes,
     check_rows,
     check_training_data,
     check_validation_data,
@@ -51,8 +49,6 @@ from ._validation import (
     stratified_split,
     weigh_classes,
 )
-
-_POOL_SIZE = 2
 
 
 def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
@@ -373,14 +369,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             rows = np.flatnonzero(weights)
             classes = self.classes_ if is_continued else unique_labels(y[rows])
             y = encode_labels(y, classes, rows)
-            weights, rows = weigh_classes(self.class_weight, classes, y, weights)
-            if is_continued:
-                self._check_same_network()
-            else:
-                self._initialize(X, rows, weights, classes)
-            checked = check_validation_data(self, X_val, y_val, sample_weight_val)
-            validation = None if checked is None else Data(*checked, np.flatnonzero(checked[2]))
-            return self._train(Data(X, y, weights, rows), validation, device)
+            data = weigh_classes(self.class_weight, classes, X, y, weights)
+            self._prepare(data, classes, is_continued)
+            validation = check_validation_data(self, X_val, y_val, sample_weight_val)
+            return self._train(data, validation, device)
 
     @available_if(_supports_partial_fit)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -416,25 +408,12 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         device = find_device(self.device)
         with _restored_on_error(self), current_device(device):
             is_continued = self.__sklearn_is_fitted__()
-            if classes is not None:
-                classes = unique_labels(to_host(classes))
-                if is_continued and not np.array_equal(classes, self.classes_):
-                    raise ValueError(
-                        f"`classes={classes!r}` is not the same as on last call to partial_fit, "
-                        f"was: {self.classes_!r}"
-                    )
-            elif is_continued:
-                classes = self.classes_
-            else:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
+            classes = check_classes(self, classes)
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
             y = encode_labels(y, classes, np.arange(len(y)))
-            weights, rows = weigh_classes(self.class_weight, classes, y, weights)
-            if is_continued:
-                self._check_same_network()
-            else:
-                self._initialize(X, rows, weights, classes)
-            return self._train(Data(X, y, weights, rows), None, device, partial=True)
+            data = weigh_classes(self.class_weight, classes, X, y, weights)
+            self._prepare(data, classes, is_continued)
+            return self._train(data, None, device, partial=True)
 
     def predict(self, X: Any) -> Any:
         """Predict the labels of images.
@@ -530,172 +509,52 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _views(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        return Architecture(**self._architecture).views(self._parameters)
+        return architecture_of(self).views(self._parameters)
 
-    def _initialize(
-        self, X: np.ndarray, rows: np.ndarray, weights: np.ndarray, classes: np.ndarray
-    ) -> None:
+    def _prepare(self, data: Data, classes: np.ndarray, is_continued: bool) -> None:
         """Set all that the first call determines: classes, layout, architecture, weights."""
+        if is_continued:
+            check_same_network(self, architecture_of(self), self._parameters.dtype)
+            return
         self.classes_ = classes
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = "float64" if X.dtype == np.float64 else "float32"
-        design = self._design()
-        kernel_size, stride, padding = design["kernel_size"], design["stride"], design["padding"]
-        shortest = min(self.image_shape_[1:])
-        if kernel_size[0] > shortest + 2 * padding[0]:
-            raise ValueError(
-                f"kernel_size={self.kernel_size!r} is larger than the padded images: they are "
-                f"{self.image_shape_[1]} x {self.image_shape_[2]} pixels, with padding "
-                f"{padding[0]} on each side. Choose a kernel_size of at most "
-                f"{shortest + 2 * padding[0]}, or a larger padding."
-            )
-        layout = ImageLayout.fitting(
-            self.image_shape_,
-            X.shape[1],
-            smallest_image(kernel_size, stride, padding, _POOL_SIZE),
-            prod(stride) * _POOL_SIZE ** len(stride),
-            *weighted_mean_and_scale(X, weights, rows),
-        )
-        architecture = Architecture(
-            image_shape=layout.canvas_shape,
-            pool_size=_POOL_SIZE,
-            n_classes=len(classes),
-            **design,
-        )
-        seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=2)
-        generator = np.random.default_rng(int(seeds[0]))
-        self._validation_seed = int(seeds[1])
-        self._layout, self._architecture = asdict(layout), asdict(architecture)
-        self._parameters = architecture.initial_parameters(generator, dtype)
-        self._generator = generator.bit_generator.state
-        self._optimizer = "", {}
-        self.t_ = 0
-        self.loss_curve_ = []
-        self.validation_loss_curve_ = self.validation_scores_ = None
-
-    def _design(self) -> dict[str, Any]:
-        """Give the parameters that shape the network, as `Architecture` wants them."""
-        n_convolutions = len(self.conv_channels)
-        return {
-            "conv_channels": tuple(map(int, self.conv_channels)),
-            "kernel_size": for_each(self.kernel_size, n_convolutions),
-            "stride": for_each(self.stride, n_convolutions),
-            "padding": for_each(self.padding, n_convolutions),
-            "pooling": self.pooling,
-            "hidden_layer_sizes": tuple(map(int, self.hidden_layer_sizes)),
-            "activation": self.activation,
-        }
-
-    def _check_same_network(self) -> None:
-        """Refuse to go on training where a parameter asks for another network."""
-        fitted = dict(self._architecture)
-        asked = self._design()
-        if self.image_shape is not None:
-            fitted["image_shape"] = self.image_shape_
-            asked["image_shape"] = (1, *self.image_shape)[-3:]
-        if self.dtype != "auto":
-            fitted["dtype"], asked["dtype"] = str(self._parameters.dtype), self.dtype
-        for name, value in asked.items():
-            if value != fitted[name]:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is not what the network was fitted with, "
-                    f"{fitted[name]!r}. Neither warm_start=True nor partial_fit can change it: use "
-                    "fit with warm_start=False."
-                )
+        pixels = weighted_mean_and_scale(data.X, data.weights, data.rows)
+        network = network_for(self, data.X.shape[1], len(classes), *pixels)
+        dtype = network_dtype(self, data.X)
+        self.__dict__.update(initial_state(*network, dtype, self.random_state))
 
     def _train(
         self, data: Data, validation: Data | None, device: int | None, partial: bool = False
     ) -> Self:
         """Run epochs on copies of the fitted state, then take them for the new one."""
         if self.early_stopping and validation is None:
-            rows, validation_rows = stratified_split(
-                data.X,
-                data.y,
-                data.weights,
-                data.rows,
-                self.validation_fraction,
-                self._validation_seed,
-            )
-            validation = replace(data, rows=validation_rows)
-            data = replace(data, rows=rows)
-        generator = np.random.default_rng()
-        generator.bit_generator.state = self._generator
-        alpha = float(self.alpha)
-        penalty, decay = (0.0, alpha) if self.solver == "adamw" else (alpha, 0.0)
-        objective = Objective(
-            penalty,
-            float(self.label_smoothing),
-            make_augmentation(self.augment, self.image_shape_)
-            if isinstance(self.augment, str)
-            else self.augment,
-        )
-        name = self.solver if self.ema_decay is None else f"{self.solver}, averaged"
-        settings = self._settings(len(data.rows), partial)
-        with self._engine(self._parameters.copy(), self._n_workers(), device, objective) as engine:
-            optimizer = make_optimizer(
-                engine.xp,
-                self.solver,
-                engine.parameters,
-                momentum=float(self.momentum),
-                nesterovs_momentum=self.nesterovs_momentum,
-                decay=decay,
-                n_weights=Architecture(**self._architecture).n_weights,
-                ema_decay=None if self.ema_decay is None else float(self.ema_decay),
-            )
-            state_name, state = self._optimizer
-            if name == state_name:
-                optimizer.load(state)
-            epochs, parameters = train(engine, optimizer, generator, data, validation, settings)
-            self._parameters = to_host(parameters)
-            self._optimizer = name, to_host(optimizer.state)
-        self._format = FORMAT
+            split = stratified_split(data, self.validation_fraction, self._validation_seed)
+            data, validation = split
+        generator, name, n_samples = generator_of(self), optimizer_name(self), len(data.rows)
+        settings = training_settings(self, n_samples, partial)
+        objective = training_objective(self)
+        with self._engine(self._parameters.copy(), n_workers(self), device, objective) as engine:
+            n_weights = engine.architecture.n_weights
+            optimizer = make_optimizer(self, engine.xp, engine.parameters, n_weights)
+            fitted_name, fitted = self._optimizer
+            if name == fitted_name:
+                optimizer.load(fitted)
+            course = train(engine, optimizer, generator, data, validation, settings)
+            trained = trained_state(vars(self), name, course, generator, n_samples)
+        self.__dict__.update(trained)
         self.device_ = "cpu" if device is None else f"cuda:{device}"
-        self._generator = generator.bit_generator.state
-        self.n_iter_ = len(epochs)
-        self.t_ += self.n_iter_ * len(data.rows)
-        self.loss_curve_ = self.loss_curve_ + [epoch.loss for epoch in epochs]
-        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else nan
-        if self.early_stopping:
-            losses = [epoch.validation_loss for epoch in epochs]
-            scores = [epoch.validation_score for epoch in epochs]
-            self.validation_loss_curve_ = (self.validation_loss_curve_ or []) + losses
-            self.validation_scores_ = (self.validation_scores_ or []) + scores
-            self.best_validation_score_ = max(scores, default=nan)
-            self.best_loss_ = None
-        else:
-            self.validation_loss_curve_ = self.validation_scores_ = None
-            self.best_validation_score_ = None
-            self.best_loss_ = min(self.loss_curve_, default=nan)
         return self
-
-    def _settings(self, n_samples: int, partial: bool) -> Settings:
-        """Give the parameters that steer training; `partial_fit` runs one epoch at `lr`."""
-        max_iter = epochs_for(n_samples) if self.max_iter == "auto" else int(self.max_iter)
-        return Settings(
-            lr=float(self.lr),
-            lr_schedule="constant" if partial else self.lr_schedule,
-            batch_size=int(self.batch_size),
-            max_iter=1 if partial else max_iter,
-            shuffle=self.shuffle,
-            tol=None if self.tol is None else float(self.tol),
-            n_iter_no_change=self.n_iter_no_change,
-            warns_of_standstill=not partial,
-            verbose=self.verbose,
-        )
 
     def _engine(
         self,
         parameters: np.ndarray,
         n_workers: int,
         device: int | None,
-        objective: Objective | None = None,
-    ) -> Engine | DeviceEngine:
-        design = Architecture(**self._architecture), ImageLayout(**self._layout), parameters
-        objective = objective or Objective()
+        objective: Objective = PLAIN,
+    ) -> Engine:
+        network = architecture_of(self), layout_of(self), parameters
         if device is None:
-            return Engine(*design, n_workers, objective)
-        return CudaEngine(*design, device, objective)
+            return Engine(*network, n_workers, objective)
+        return CudaEngine(*network, device, objective)
 
     @contextmanager
     def _prediction_device(self) -> Iterator[int | None]:
@@ -713,17 +572,13 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """Check `X`, and compute the logarithms of the class probabilities."""
         X = flatten_images(as_array(X), self.image_shape_)
         X = check_rows(self, X, reset=False)
-        n_workers = min(self._n_workers(), ceil(len(X) / SHARD_SIZE))
-        with self._engine(self._parameters, n_workers, device) as engine:
-            log_proba = engine.predict_log_proba(X)
+        workers = min(n_workers(self), ceil(len(X) / SHARD_SIZE))
+        with self._engine(self._parameters, workers, device) as engine:
+            log_proba = engine.predict_logits(X)
+            log_softmax(engine.xp, log_proba.T)
             if not is_cupy(X):
                 return to_host(log_proba)
         return log_proba.copy()  # into memory that is not the engine's
-
-    def _n_workers(self) -> int:
-        if self.n_jobs is None or self.n_jobs == -1:
-            return available_cores()
-        return int(joblib.effective_n_jobs(self.n_jobs)) if self.n_jobs < 0 else int(self.n_jobs)
 
 
 @contextmanager

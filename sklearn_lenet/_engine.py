@@ -1,29 +1,29 @@
 """Mini-batches through the network: shards, worker threads, gradients, steps and predictions."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from queue import SimpleQueue
-from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from ._augmentation import Augmentation, call_augment
-from ._backend import single_threaded_blas, zeros
+from ._augmentation import NO_AUGMENTATION, Augmentation
+from ._backend import is_cupy, single_threaded_blas, to_device, to_host, zeros
 from ._images import ImageLayout, ImageLoader
 from ._layers import even_slices
-from ._loss import log_softmax, softmax_cross_entropy
+from ._loss import softmax_cross_entropy
 from ._network import Architecture, Network
+from ._optimizers import Optimizer
 
 # Samples that go through a network at once, at most: with more, what they need leaves the cache;
 # with fewer, the many calls of NumPy weigh more. A mini-batch of no more, but more than half as
 # many, is cut in two, so that there is work for two threads.
 SHARD_SIZE = 64
 
-# Shards whose networks exist at the same time, at most: memory does not grow with the size of a
+# Shards whose gradients exist at the same time, at most: memory does not grow with the size of a
 # mini-batch.
 _SHARDS_AT_ONCE = 4
 
@@ -101,6 +101,46 @@ class Workers:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What a fit learns from, or is validated on.
+
+    Attributes
+    ----------
+    X : array of shape (n_samples, n_features)
+        NumPy's or CuPy's.
+    y : integer ndarray of shape (n_samples,)
+    weights : ndarray of shape (n_samples,)
+        The loss of some samples is their weighted mean.
+    rows : integer ndarray
+        Rows of `X` to take.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class MiniBatches:
+    """The mini-batches of an epoch.
+
+    Attributes
+    ----------
+    order : integer ndarray of shape (n_rows,)
+        Rows of the data, of which each mini-batch takes the next ones.
+    size : int
+        Samples in each but the last.
+    rates : ndarray of shape (n_batches,)
+        Learning rate of the step after each.
+    """
+
+    order: np.ndarray
+    size: int
+    rates: np.ndarray
+
+
+@dataclass(frozen=True)
 class Objective:
     """What is learnt, beside the samples' cross-entropy.
 
@@ -110,18 +150,35 @@ class Objective:
         The loss of a mini-batch includes ``alpha / 2 * sum(weight**2)`` over the network's weights,
         not its biases, divided by the mini-batch's sum of sample weights.
     label_smoothing : float, default=0
-    augment : Augmentation or callable, default=None
-        Distorts training images. A callable is called with the images of a mini-batch, an array of
-        shape (n, C, H, W) of the type of `X`, and a generator, and returns such an array.
+    augmentation : Augmentation, default=NO_AUGMENTATION
+        Of training images.
     """
 
     alpha: float = 0.0
     label_smoothing: float = 0.0
-    augment: Augmentation | Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    augmentation: Augmentation = NO_AUGMENTATION
+
+
+# The cross-entropy alone
+PLAIN = Objective()
+
+
+@dataclass
+class TakenRows:
+    """Rows of an array, which are gathered part by part, by whoever needs them."""
+
+    X: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        return self.X[self.rows[part]]
 
 
 class Engine:
-    """Train and predict with one network on the CPU.
+    """Train and predict with one network; here on the CPU, a device's engine inherits from it.
 
     Every mini-batch is cut into shards of nearly equal size, each of which a worker takes through a
     network, forward and back. The cut, and the order in which the shards' gradients are added,
@@ -135,10 +192,20 @@ class Engine:
     parameters : ndarray of shape (n_parameters,)
         Changed in place by an optimizer that is bound to it.
     n_workers : int
-    objective : Objective, default=Objective()
+    objective : Objective, default=PLAIN
+
+    Attributes
+    ----------
+    xp : module
+        numpy, or cupy on a device: the arrays' module.
+    parameters : array of shape (n_parameters,)
     """
 
-    xp: ModuleType = np
+    xp: Any = np
+
+    # Samples that go through a network at once, shards whose gradients exist at the same time, and
+    # rows that are predicted in one go, which here need not even be gathered: at most
+    n_samples, n_shards, n_predicted = SHARD_SIZE, _SHARDS_AT_ONCE, 2**31
 
     def __init__(
         self,
@@ -146,22 +213,20 @@ class Engine:
         layout: ImageLayout,
         parameters: np.ndarray,
         n_workers: int,
-        objective: Objective = Objective(),
+        objective: Objective = PLAIN,
     ) -> None:
-        self.objective = objective
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
-        self.n_workers = n_workers
-        self._training_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
-        self._predicting_networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
+        self.n_workers, self.objective = n_workers, objective
+        self._networks: dict[tuple[int, int, bool], tuple[Network, ImageLoader]] = {}
         # Vectors as long as the parameters, made when the first gradient is wanted
-        self._worker_gradients: list[np.ndarray] = []
-        self._gradients: list[np.ndarray] = []
+        self._worker_gradients: list[Any] = []
+        self._gradients: list[Any] = []
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> Self:
         with ExitStack() as resources:
             # A fit that diverges is told by its loss, once, not by a warning of every operation
             resources.enter_context(np.errstate(all="ignore"))
-            resources.enter_context(single_threaded_blas())
+            self._take(resources)
             self._workers = resources.enter_context(Workers(self.n_workers))
             self._resources = resources.pop_all()
         return self
@@ -169,163 +234,180 @@ class Engine:
     def __exit__(self, *exception: Any) -> None:
         self._resources.close()
 
+    def _take(self, resources: ExitStack) -> None:
+        """Take what is needed within the block."""
+        resources.enter_context(single_threaded_blas())
+
     def train_epoch(
         self,
-        X: np.ndarray,
-        y: np.ndarray,
-        weights: np.ndarray,
-        order: np.ndarray,
-        batch_size: int,
-        optimizer: Any,
-        rates: np.ndarray,
+        data: Data,
+        batches: MiniBatches,
+        optimizer: Optimizer,
         generator: np.random.Generator,
     ) -> Callable[[], float]:
-        """Go once through rows of `X`, with a step of the optimizer after each mini-batch.
+        """Go once through rows of the data, with a step of the optimizer after each mini-batch.
 
         Parameters
         ----------
-        X : ndarray of shape (n_samples, n_features)
-        y : integer ndarray of shape (n_samples,)
-        weights : ndarray of shape (n_samples,)
-            A mini-batch's loss is its weighted mean.
-        order : integer ndarray of shape (n_rows,)
-            Rows of `X` to take, in this order.
-        batch_size : int
-        optimizer : SGD, Adam or WeightAverage
-        rates : ndarray of shape (n_batches,)
-            Learning rate of each step.
+        data : Data
+        batches : MiniBatches
+        optimizer : Optimizer
+            Bound to the engine's parameters.
         generator : numpy.random.Generator
             Draws the augmentation.
 
         Returns
         -------
         loss : callable
-            Waits for the epoch, and gives its loss: the weighted mean over the mini-batches. Here
-            there is nothing to wait for, but a device may still be at work.
+            Waits for the epoch, and gives its loss: the weighted mean over the mini-batches. On the
+            CPU there is nothing to wait for, but a device may still be at work.
         """
-        alpha = self.objective.alpha
+        xp, alpha, size = self.xp, self.objective.alpha, batches.size
         network_weights = self.parameters[: self.architecture.n_weights]
-        totals, shares = batch_weights(weights[order], batch_size)
-        labels, shares = y[order], shares.astype(self.parameters.dtype, copy=False)
-        losses = np.empty(len(totals))
-        for batch, rate in enumerate(rates):
-            part = slice(batch * batch_size, (batch + 1) * batch_size)
-            gradient, loss = self._gradient(X, order[part], labels[part], shares[part], generator)
+        totals, shares = batch_weights(data.weights[batches.order], size)
+        labels = to_device(xp, data.y[batches.order])
+        shares = to_device(xp, shares.astype(self.parameters.dtype, copy=False))
+        losses = xp.zeros(len(totals))
+        for n, rows in enumerate(self._mini_batches(data.X, batches, generator)):
+            part = slice(n * size, (n + 1) * size)
+            # Drawn here, for the whole mini-batch: the same for any number of workers
+            draws = self.objective.augmentation.draw(generator, len(rows), self.parameters.dtype)
+            loss = losses[n : n + 1]
+            gradient = self._gradient(rows, labels[part], shares[part], draws, loss)
             if alpha > 0:
-                penalty = float(alpha / totals[batch])
+                penalty = float(alpha / totals[n])
                 gradient[: len(network_weights)] += penalty * network_weights
-                loss += penalty / 2 * float(network_weights @ network_weights)
-            optimizer.step(gradient, float(rate))
-            losses[batch] = loss
-        loss = float(totals @ losses / totals.sum())
-        return lambda: loss
+                loss += penalty / 2 * (network_weights @ network_weights).astype(np.float64)
+            optimizer.step(gradient, float(batches.rates[n]))
+        return lambda: float(totals @ to_host(losses) / totals.sum())
 
-    def _gradient(
-        self,
-        X: np.ndarray,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        weights: np.ndarray,
-        generator: np.random.Generator,
-    ) -> tuple[np.ndarray, float]:
-        """Compute the gradient of the weighted sum of the rows' losses, and that sum."""
-        # Drawn here, for the whole mini-batch: the same for any number of workers
-        augmented = draws = None
-        if isinstance(self.objective.augment, Augmentation):
-            draws = self.objective.augment.draw(generator, len(rows), self.parameters.dtype)
-        elif self.objective.augment is not None:
-            augmented = call_augment(
-                self.objective.augment, self.layout.image_shape, X[rows], generator
-            )
+    def _mini_batches(
+        self, X: Any, batches: MiniBatches, generator: np.random.Generator
+    ) -> Iterator[Any]:
+        """Yield the rows of each mini-batch, and replace them first where that is wanted."""
+        augmentation, size = self.objective.augmentation, batches.size
+        if not augmentation.replaces:
+            yield from self._rows(X, batches.order, size)
+            return
+        order = to_device(self.xp, batches.order) if is_cupy(X) else batches.order
+        for begin in range(0, len(order), size):
+            rows = augmentation.replace(X[order[begin : begin + size]], generator)
+            yield to_device(self.xp, rows)
 
+    def _rows(self, X: Any, rows: np.ndarray | None, size: int) -> Iterator[Any]:
+        """Yield rows of `X`, all if `rows` is None, `size` of them at a time."""
+        if rows is None:
+            yield from (X[begin : begin + size] for begin in range(0, len(X), size))
+        else:
+            for begin in range(0, len(rows), size):
+                yield TakenRows(X, rows[begin : begin + size])
+
+    def _gradient(self, rows: Any, labels: Any, shares: Any, draws: Any, loss: Any) -> Any:
+        """Compute the gradient of the weighted sum of the rows' losses; `loss` += that sum."""
+        xp, smoothing = self.xp, self.objective.label_smoothing
         if not self._gradients:
             self._make_vectors()
-        losses = [0.0] * _SHARDS_AT_ONCE
+        losses: list[Any] = [None] * self.n_shards
 
         def work(worker: int, number: int) -> None:
             shard = group[number]
-            network, loader = self._training_network(worker, shard.stop - shard.start)
-            images = X[rows[shard]] if augmented is None else augmented[shard]
-            loader.load(images, None if draws is None else draws[shard])
+            network, loader = self._network(worker, shard.stop - shard.start, trains=True)
+            loader.load(rows[shard], None if draws is None else draws[shard])
             network.forward()
-            loss = softmax_cross_entropy(
-                np, network.logits, labels[shard], weights[shard], self.objective.label_smoothing
+            losses[number] = softmax_cross_entropy(
+                xp, network.logits, labels[shard], shares[shard], smoothing
             )
             network.backward()
-            losses[number] = float(loss)
-            np.copyto(places[number], self._worker_gradients[worker])
+            xp.copyto(places[number], self._worker_gradients[worker])
 
         # The first shard's place takes the sum: the shards after the first ones have the others
-        shards, sum_of_losses = _cut(len(rows)), 0.0
+        shards = even_slices(len(rows), ceil(len(rows) / self._shard_size(len(rows))))
         total, *others = self._gradients
-        for first in range(0, len(shards), _SHARDS_AT_ONCE):
-            group = shards[first : first + _SHARDS_AT_ONCE]
+        for first in range(0, len(shards), self.n_shards):
+            group = shards[first : first + self.n_shards]
             places = self._gradients if first == 0 else others
             self._workers.run(work, len(group))
-            sum_of_losses += sum(losses[: len(group)])
-            for gradient in places[: len(group)]:
+            for number, gradient in enumerate(places[: len(group)]):
+                loss += losses[number]
                 if gradient is not total:
-                    np.add(total, gradient, out=total)
-        return total, sum_of_losses
+                    xp.add(total, gradient, out=total)
+        return total
 
-    def predict_log_proba(self, X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Compute the logarithms of the class probabilities.
+    def _shard_size(self, n_samples: int) -> int:
+        """Give how many samples of such a mini-batch go through a network at once, at most."""
+        return self.n_samples if n_samples > self.n_samples else self.n_samples // 2
+
+    def predict_logits(self, X: Any, rows: np.ndarray | None = None) -> Any:
+        """Compute the logits: the last layer's outputs.
 
         Parameters
         ----------
-        X : ndarray of shape (n_samples, n_features)
+        X : array of shape (n_samples, n_features)
+            NumPy's; on a device, also CuPy's.
         rows : integer ndarray of shape (n_rows,), default=None
             Rows of `X` to take; None takes all.
 
         Returns
         -------
-        log_proba : ndarray of shape (n_rows, n_classes)
+        logits : array of shape (n_rows, n_classes)
+            The engine's kind of array; on a device, it does not outlive the engine's block.
         """
+        return self._predict(X, rows, "logits")
+
+    def predict_hidden(self, X: Any, rows: np.ndarray | None = None) -> Any:
+        """Compute the last hidden layer's outputs, which the last layer reads.
+
+        Parameters
+        ----------
+        X, rows
+            As for `predict_logits`.
+
+        Returns
+        -------
+        hidden : array of shape (n_rows, n_outputs)
+            Likewise.
+        """
+        return self._predict(X, rows, "hidden")
+
+    def _predict(self, X: Any, rows: np.ndarray | None, name: str) -> Any:
+        """Take rows forward, and give what the network calls `name`."""
         n_rows = len(X) if rows is None else len(rows)
-        log_proba = np.empty((n_rows, self.architecture.n_classes), self.parameters.dtype)
+        n_outputs = self.architecture.weight_shapes()[-1][name == "hidden"]
+        outputs = self.xp.empty((n_rows, n_outputs), self.parameters.dtype)
 
-        def work(worker: int, shard: int) -> None:
-            part = slice(shard * SHARD_SIZE, min((shard + 1) * SHARD_SIZE, n_rows))
-            network, loader = self._predicting_network(worker, part.stop - part.start)
-            loader.load(X[part] if rows is None else X[rows[part]])
+        def work(worker: int, number: int) -> None:
+            shard = slice(number * self.n_samples, min((number + 1) * self.n_samples, len(batch)))
+            network, loader = self._network(worker, shard.stop - shard.start, trains=False)
+            loader.load(batch[shard])
             network.forward()
-            log_softmax(np, network.logits)
-            log_proba[part] = network.logits.T
+            self.xp.copyto(outputs[begin:][shard], getattr(network, name).T)
 
-        self._workers.run(work, ceil(n_rows / SHARD_SIZE))
-        return log_proba
+        begin = 0
+        for batch in self._rows(X, rows, self.n_predicted):
+            self._workers.run(work, ceil(len(batch) / self.n_samples))
+            begin += len(batch)
+        return outputs
 
     def _make_vectors(self) -> None:
         """Make a vector for the gradient of each worker, of each shard, and one more."""
 
-        def vectors(n: int) -> list[np.ndarray]:
+        def vectors(n: int) -> list[Any]:
             shape, dtype = self.parameters.shape, self.parameters.dtype
-            return [zeros(np, shape, dtype) for _ in range(n)]
+            return [zeros(self.xp, shape, dtype) for _ in range(n)]
 
-        self._worker_gradients = vectors(min(self.n_workers, _SHARDS_AT_ONCE))
-        self._gradients = vectors(_SHARDS_AT_ONCE + 1)
+        self._worker_gradients = vectors(min(self.n_workers, self.n_shards))
+        self._gradients = vectors(self.n_shards + 1)
 
-    def _training_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
+    def _network(self, worker: int, n_samples: int, trains: bool) -> tuple[Network, ImageLoader]:
         """Return the worker's own network for `n_samples` samples, made when first wanted."""
-        key = worker, n_samples
-        if key not in self._training_networks:
-            network = Network(
-                np, self.architecture, self.parameters, self._worker_gradients[worker], n_samples
-            )
-            augment = self.objective.augment
-            augmentation = augment if isinstance(augment, Augmentation) else None
-            loader = ImageLoader(np, self.layout, network.images, augmentation)
-            self._training_networks[key] = network, loader
-        return self._training_networks[key]
-
-    def _predicting_network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
-        """Return the worker's own network for `n_samples` samples, made when first wanted."""
-        key = worker, n_samples
-        if key not in self._predicting_networks:
-            network = Network(np, self.architecture, self.parameters, None, n_samples)
-            loader = ImageLoader(np, self.layout, network.images)
-            self._predicting_networks[key] = network, loader
-        return self._predicting_networks[key]
+        key = worker, n_samples, trains
+        if key not in self._networks:
+            gradient = self._worker_gradients[worker] if trains else None
+            network = Network(self.xp, self.architecture, self.parameters, gradient, n_samples)
+            augmentation = self.objective.augmentation if trains else NO_AUGMENTATION
+            loader = ImageLoader(self.xp, self.layout, network.images, augmentation)
+            self._networks[key] = network, loader
+        return self._networks[key]
 
 
 def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -345,9 +427,3 @@ def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
     batches = np.repeat(np.arange(ceil(len(weights) / batch_size)), batch_size)[: len(weights)]
     totals = np.bincount(batches, weights)
     return totals, weights / totals[batches]
-
-
-def _cut(n_samples: int) -> list[slice]:
-    """Cut a mini-batch into shards."""
-    size = SHARD_SIZE if n_samples > SHARD_SIZE else SHARD_SIZE // 2
-    return even_slices(n_samples, ceil(n_samples / size))

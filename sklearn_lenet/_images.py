@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._augmentation import Augmentation
+from ._augmentation import NO_AUGMENTATION, Augmentation
 from ._backend import namespace, to_device, to_host, zeros
 
 _SPARE = 16
@@ -101,8 +101,7 @@ class ImageLoader:
     layout : ImageLayout
     images : array of shape (height, C, width, N)
         The network's input, written by `load`.
-    augmentation : Augmentation, default=None
-        Distorts the images that come with draws.
+    augmentation : Augmentation, default=NO_AUGMENTATION
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class ImageLoader:
         xp: ModuleType,
         layout: ImageLayout,
         images: Any,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
         C, H, W = layout.image_shape
         zoom, N = layout.zoom, images.shape[-1]
@@ -136,7 +135,7 @@ class ImageLoader:
         self._features = features[:, : layout.n_features]
         self._scaled = features[:, :-_SPARE].reshape(N, C, H, W)
         self._augmentation, self._source = augmentation, self._scaled
-        if augmentation is not None:
+        if augmentation.distorts:
             self._source = rows()[:, :-_SPARE].reshape(N, C, H, W)
 
     def load(self, rows: Any, draws: Any = None) -> None:
@@ -154,7 +153,7 @@ class ImageLoader:
         dtype = xp.result_type(rows.dtype, features.dtype)
         xp.subtract(rows, self.layout.mean, out=features, dtype=dtype, casting="same_kind")
         xp.multiply(features, self.layout.scale, out=features)
-        if self._augmentation is not None:
+        if self._augmentation.distorts:
             self._augmentation.apply(xp, self._scaled, draws, self._source)
         xp.copyto(self._pixels, self._source.transpose(2, 1, 3, 0)[:, None, :, :, None])
 

@@ -152,6 +152,8 @@ class Network:
         To be filled before `forward`.
     layers : list of ConvPool and Dense
         In the order of `forward`.
+    hidden : array of shape (n_inputs, N)
+        What the last dense layer reads. Filled by `forward`.
     logits : array of shape (n_classes, N)
         Filled by `forward`; `backward` wants the gradient with respect to them in their place.
     """
@@ -204,6 +206,7 @@ class Network:
 
         vector, vector_grad = (a.reshape(-1, n_samples) for a in (features, features_grad))
         for i, of_layer in enumerate(arrays[len(shapes) :]):
+            self.hidden = vector
             is_last = i == len(architecture.hidden_layer_sizes)
             output = zeros(xp, (len(of_layer[0]), n_samples), dtype)
             # the loss leaves its gradient in place of the logits

@@ -1,10 +1,23 @@
-"""What the parameters of `LeNetClassifier` may be."""
+"""What the parameters of `LeNetClassifier` may be, and what follows from them."""
 
 import re
 from collections.abc import Callable
-from math import inf, isfinite
+from math import ceil, inf, isfinite, prod
 from numbers import Integral, Real
 from typing import Any
+
+import joblib
+import numpy as np
+
+from ._augmentation import make_augmentation
+from ._backend import available_cores
+from ._engine import Objective
+from ._images import ImageLayout
+from ._network import Architecture, smallest_image
+from ._optimizers import SGD, Adam, Optimizer, WeightAverage
+from ._training import Settings
+
+_POOL_SIZE = 2
 
 Constraint = tuple[Callable[[Any], bool], str]
 
@@ -124,6 +137,153 @@ def check_parameters(estimator: Any) -> None:
             )
 
 
-def for_each(value: Any, n_convolutions: int) -> tuple[int, ...]:
-    """Give an int, or one for each convolution, as a tuple of one for each."""
-    return (int(value),) * n_convolutions if _is_integer(value) else tuple(map(int, value))
+def network_design(estimator: Any) -> dict[str, Any]:
+    """Give the parameters that shape the network, as `Architecture` wants them."""
+    n_convolutions = len(estimator.conv_channels)
+
+    def for_each(value: Any) -> tuple[int, ...]:
+        return (int(value),) * n_convolutions if _is_integer(value) else tuple(map(int, value))
+
+    return {
+        "conv_channels": tuple(map(int, estimator.conv_channels)),
+        "kernel_size": for_each(estimator.kernel_size),
+        "stride": for_each(estimator.stride),
+        "padding": for_each(estimator.padding),
+        "pooling": estimator.pooling,
+        "hidden_layer_sizes": tuple(map(int, estimator.hidden_layer_sizes)),
+        "activation": estimator.activation,
+    }
+
+
+def network_for(
+    estimator: Any, n_features: int, n_classes: int, mean: float, scale: float
+) -> tuple[ImageLayout, Architecture]:
+    """Work out the network for images of `image_shape_`, and how it gets them.
+
+    Parameters
+    ----------
+    estimator : LeNetClassifier
+    n_features : int
+    n_classes : int
+    mean, scale : float
+        Of the pixels, as for `ImageLayout`.
+
+    Raises
+    ------
+    ValueError
+        If the first kernel is larger than the padded images.
+    """
+    design, image_shape = network_design(estimator), estimator.image_shape_
+    kernel_size, stride, padding = design["kernel_size"], design["stride"], design["padding"]
+    largest = min(image_shape[1:]) + 2 * padding[0]
+    if kernel_size[0] > largest:
+        raise ValueError(
+            f"kernel_size={estimator.kernel_size!r} is larger than the padded images: they are "
+            f"{image_shape[1]} x {image_shape[2]} pixels, with padding {padding[0]} on each side. "
+            f"Choose a kernel_size of at most {largest}, or a larger padding."
+        )
+    layout = ImageLayout.fitting(
+        image_shape,
+        n_features,
+        smallest_image(kernel_size, stride, padding, _POOL_SIZE),
+        prod(stride) * _POOL_SIZE ** len(stride),
+        mean,
+        scale,
+    )
+    architecture = Architecture(
+        image_shape=layout.canvas_shape, pool_size=_POOL_SIZE, n_classes=n_classes, **design
+    )
+    return layout, architecture
+
+
+def check_same_network(estimator: Any, fitted: Architecture, dtype: np.dtype) -> None:
+    """Refuse to go on training where a parameter asks for another network, or another `dtype`."""
+    asked = network_design(estimator)
+    found = {name: getattr(fitted, name) for name in asked}
+    if estimator.image_shape is not None:
+        asked["image_shape"] = (1, *estimator.image_shape)[-3:]
+        found["image_shape"] = estimator.image_shape_
+    if estimator.dtype != "auto":
+        asked["dtype"], found["dtype"] = estimator.dtype, str(dtype)
+    for name, value in asked.items():
+        if value != found[name]:
+            raise ValueError(
+                f"{name}={getattr(estimator, name)!r} is not what the network was fitted with, "
+                f"{found[name]!r}. Neither warm_start=True nor partial_fit can change it: use fit "
+                "with warm_start=False."
+            )
+
+
+def network_dtype(estimator: Any, X: Any) -> str:
+    """Give the type in which to compute."""
+    if estimator.dtype != "auto":
+        return estimator.dtype
+    return "float64" if X.dtype == np.float64 else "float32"
+
+
+def training_settings(estimator: Any, n_samples: int, partial: bool) -> Settings:
+    """Give the parameters that steer training; `partial_fit` runs one epoch at `lr`."""
+    max_iter = epochs_for(n_samples) if estimator.max_iter == "auto" else int(estimator.max_iter)
+    return Settings(
+        lr=float(estimator.lr),
+        lr_schedule="constant" if partial else estimator.lr_schedule,
+        batch_size=int(estimator.batch_size),
+        max_iter=1 if partial else max_iter,
+        shuffle=estimator.shuffle,
+        tol=None if estimator.tol is None else float(estimator.tol),
+        n_iter_no_change=estimator.n_iter_no_change,
+        warns_of_standstill=not partial,
+        verbose=estimator.verbose,
+    )
+
+
+def epochs_for(n_samples: int) -> int:
+    """Give the number of epochs that `max_iter="auto"` stands for."""
+    return min(max(20, ceil(100_000 / n_samples)), 100)
+
+
+def training_objective(estimator: Any) -> Objective:
+    """Give what is learnt; AdamW decays the weights itself, without a penalty."""
+    return Objective(
+        0.0 if estimator.solver == "adamw" else float(estimator.alpha),
+        float(estimator.label_smoothing),
+        make_augmentation(estimator.augment, estimator.image_shape_),
+    )
+
+
+def optimizer_name(estimator: Any) -> str:
+    """Name the optimizer, so that a later fit knows its state."""
+    return estimator.solver if estimator.ema_decay is None else f"{estimator.solver}, averaged"
+
+
+def make_optimizer(estimator: Any, xp: Any, parameters: Any, n_weights: int) -> Optimizer:
+    """Make the optimizer that the parameters ask for.
+
+    Parameters
+    ----------
+    estimator : LeNetClassifier
+    xp : module
+        numpy or cupy.
+    parameters : array of shape (n_parameters,)
+        Changed in place by its steps.
+    n_weights : int
+        Number of them, from the first, that are no biases.
+    """
+    optimizer: Optimizer
+    if estimator.solver == "sgd":
+        momentum, nesterov = float(estimator.momentum), estimator.nesterovs_momentum
+        optimizer = SGD(xp, parameters, momentum, nesterov)
+    else:
+        decay = float(estimator.alpha) if estimator.solver == "adamw" else 0.0
+        optimizer = Adam(xp, parameters, decay, n_weights)
+    if estimator.ema_decay is None:
+        return optimizer
+    return WeightAverage(xp, optimizer, float(estimator.ema_decay))
+
+
+def n_workers(estimator: Any) -> int:
+    """Give the number of threads that `n_jobs` stands for."""
+    n_jobs = estimator.n_jobs
+    if n_jobs is None or n_jobs == -1:
+        return available_cores()
+    return int(joblib.effective_n_jobs(n_jobs)) if n_jobs < 0 else int(n_jobs)

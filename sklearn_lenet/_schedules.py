@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -13,48 +14,107 @@ _WARM_UP = 0.05
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 1 / 5, 2
 
 
-def learning_rates(
-    schedule: str | Callable[[int], float],
-    lr: float,
-    epoch: int,
-    max_iter: int,
-    n_batches: int,
-    n_plateaus: int,
-) -> np.ndarray:
-    """Compute the learning rate of each mini-batch of an epoch.
+class Schedule:
+    """The learning rates of one training: here, `lr` throughout.
 
     Parameters
     ----------
-    schedule : {"constant", "step", "cosine", "plateau"} or callable
-        With t the number of epochs gone, fractions included:
-
-        - "constant" is `lr`.
-        - "step" is `lr`, a tenth of it from ``max_iter / 2``, and a hundredth from
-          ``3 * max_iter / 4`` on (as He et al. 2016, "Deep residual learning").
-        - "cosine" rises linearly from 0 to `lr` within the first twentieth of `max_iter`, w epochs,
-          and then is ``lr / 2 * (1 + cos(pi * (t - w) / (max_iter - w)))`` (Loshchilov and Hutter
-          2017, equation 5; the warm-up is that of Goyal et al. 2017).
-        - "plateau" is `lr` divided by 5 for each plateau met.
-        - A callable is called with the epoch's number, from 0, and returns its learning rate.
     lr : float
-    epoch : int
-        From 0.
     max_iter : int
         Number of epochs in all.
-    n_batches : int
-    n_plateaus : int
+    """
 
-    Returns
-    -------
-    rates : ndarray of shape (n_batches,)
+    def __init__(self, lr: float, max_iter: int) -> None:
+        self.lr, self.max_iter = lr, max_iter
+
+    def rate(self, epoch: int, times: np.ndarray) -> Any:
+        """Give the learning rate, or rates.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+        times : ndarray of shape (n_batches,)
+            Epochs gone in the middle of each of the epoch's mini-batches.
+        """
+        return self.lr
+
+    def rates(self, epoch: int, n_batches: int) -> np.ndarray:
+        """Give the learning rate of each mini-batch of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+        n_batches : int
+
+        Returns
+        -------
+        rates : ndarray of shape (n_batches,)
+        """
+        times = epoch + (np.arange(n_batches) + 0.5) / n_batches
+        return np.full(n_batches, self.rate(epoch, times), dtype=np.float64)
+
+    def epoch_ended(self, improved: bool) -> None:
+        """Learn whether the epoch brought an improvement: a schedule may want to remember."""
+
+
+class Step(Schedule):
+    """`lr`, a tenth of it from ``max_iter / 2``, a hundredth from ``3 * max_iter / 4`` on.
+
+    As He et al. 2016, "Deep residual learning".
+    """
+
+    def rate(self, epoch: int, times: np.ndarray) -> float:
+        return self.lr / 10 ** ((epoch >= self.max_iter / 2) + (epoch >= 3 * self.max_iter / 4))
+
+
+class Cosine(Schedule):
+    """A linear rise to `lr` in the first twentieth of `max_iter`, then half a period of a cosine.
+
+    With t the number of epochs gone, fractions included, and w those of the rise, the rate falls as
+    ``lr / 2 * (1 + cos(pi * (t - w) / (max_iter - w)))`` (Loshchilov and Hutter 2017, equation 5;
+    the warm-up is that of Goyal et al. 2017).
+    """
+
+    def rate(self, epoch: int, times: np.ndarray) -> np.ndarray:
+        warm_up = _WARM_UP * self.max_iter
+        falling = (1 + np.cos(np.pi * (times - warm_up) / (self.max_iter - warm_up))) / 2
+        return self.lr * np.minimum(times / warm_up, np.where(times < warm_up, 1, falling))
+
+
+class Plateau(Schedule):
+    """`lr`, divided by 5 after every two epochs in a row without improvement."""
+
+    n_plateaus = n_without_improvement = 0
+
+    def rate(self, epoch: int, times: np.ndarray) -> float:
+        return self.lr * PLATEAU_FACTOR**self.n_plateaus
+
+    def epoch_ended(self, improved: bool) -> None:
+        self.n_without_improvement = 0 if improved else self.n_without_improvement + 1
+        if self.n_without_improvement == PLATEAU_PATIENCE:
+            self.n_plateaus, self.n_without_improvement = self.n_plateaus + 1, 0
+
+
+class UserSchedule(Schedule):
+    """What a callable returns for the epoch's number, from 0.
+
+    Parameters
+    ----------
+    function : callable
 
     Raises
     ------
     ValueError
-        If a callable returns something else than a positive number.
+        By `rates`, if the callable returns something else than a positive number.
     """
-    if callable(schedule):
-        rate = schedule(epoch)
+
+    def __init__(self, function: Callable[[int], float]) -> None:
+        self.function = function
+
+    def rate(self, epoch: int, times: np.ndarray) -> float:
+        rate = self.function(epoch)
         try:
             is_allowed = isfinite(rate) and rate > 0
         except TypeError:
@@ -64,15 +124,14 @@ def learning_rates(
                 f"'lr_schedule' must return a float in the range (0.0, inf). Got {rate!r} for "
                 f"epoch {epoch}."
             )
-        return np.full(n_batches, float(rate))
-    if schedule == "step":
-        drops = (epoch >= max_iter / 2) + (epoch >= 3 * max_iter / 4)
-        return np.full(n_batches, lr / 10**drops)
-    if schedule == "plateau":
-        return np.full(n_batches, lr * PLATEAU_FACTOR**n_plateaus)
-    if schedule == "cosine":
-        warm_up = _WARM_UP * max_iter
-        times = epoch + (np.arange(n_batches) + 0.5) / n_batches  # the middle of each mini-batch
-        falling = (1 + np.cos(np.pi * (times - warm_up) / (max_iter - warm_up))) / 2
-        return lr * np.minimum(times / warm_up, np.where(times < warm_up, 1, falling))
-    return np.full(n_batches, lr)
+        return float(rate)
+
+
+_SCHEDULES = {"constant": Schedule, "step": Step, "cosine": Cosine, "plateau": Plateau}
+
+
+def make_schedule(lr_schedule: str | Callable[[int], float], lr: float, max_iter: int) -> Schedule:
+    """Make the schedule that the estimator's parameter `lr_schedule` names."""
+    if callable(lr_schedule):
+        return UserSchedule(lr_schedule)
+    return _SCHEDULES[lr_schedule](lr, max_iter)

@@ -1,21 +1,25 @@
-"""What a fit leaves on the estimator, and its check when it comes from a file.
+"""What a fit leaves on the estimator: built and read here, and checked when it comes from a file.
 
-It is NumPy arrays and plain Python values only. From a file they are taken for what they are once
-all of them fit each other: the network's buffers are viewed by sizes that are worked out from them,
-and a wrong one would read, or write, behind their ends. Copies, and what a worker process returns,
-are checked likewise: whatever a fit may leave has to pass, numbers that are not finite among it.
+It is NumPy arrays and plain Python values only, which are replaced and never changed. From a file
+they are taken for what they are once all of them fit each other: the network's buffers are viewed
+by sizes that are worked out from them, and a wrong one would read, or write, behind their ends.
+Copies, and what a worker process returns, are checked likewise: whatever a fit may leave has to
+pass, numbers that are not finite among it.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
-from math import isfinite, prod
+from dataclasses import asdict, fields
+from math import isfinite, nan, prod
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
+from ._backend import to_host
 from ._images import ImageLayout
 from ._network import Architecture
+from ._training import Course
 
 # Of the attributes below. Files of another format are refused.
 FORMAT = 1
@@ -26,6 +30,104 @@ _SOLVERS = {
     "adam": {"mean", "mean_square", "n_steps"},
     "adamw": {"mean", "mean_square", "n_steps"},
 }
+
+
+def initial_state(
+    layout: ImageLayout, architecture: Architecture, dtype: str, random_state: Any
+) -> dict[str, Any]:
+    """Give the attributes of an estimator that has not yet been trained.
+
+    Parameters
+    ----------
+    layout : ImageLayout
+    architecture : Architecture
+    dtype : {"float32", "float64"}
+        Of the parameters.
+    random_state : int, RandomState or None
+        Draws the seeds of the parameters and of the validation set.
+    """
+    seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=2)
+    generator = np.random.default_rng(int(seeds[0]))
+    return {
+        "_layout": asdict(layout),
+        "_architecture": asdict(architecture),
+        "_parameters": architecture.initial_parameters(generator, dtype),
+        "_generator": generator.bit_generator.state,
+        "_validation_seed": int(seeds[1]),
+        "_optimizer": ("", {}),
+        "t_": 0,
+        "loss_curve_": [],
+        "validation_loss_curve_": None,
+        "validation_scores_": None,
+    }
+
+
+def trained_state(
+    state: Mapping[str, Any],
+    optimizer_name: str,
+    course: Course,
+    generator: np.random.Generator,
+    n_samples: int,
+) -> dict[str, Any]:
+    """Give the attributes of an estimator after a training.
+
+    Parameters
+    ----------
+    state : mapping
+        Its attributes before.
+    optimizer_name : str
+        As `optimizer_name` gives it: the next training goes on from the state of its like only.
+    course : Course
+        Of the training.
+    generator : numpy.random.Generator
+        With which the next training goes on.
+    n_samples : int
+        Of each epoch.
+    """
+    epochs = course.epochs
+    losses = state["loss_curve_"] + [epoch.loss for epoch in epochs]
+    trained = {
+        "_format": FORMAT,
+        "_parameters": to_host(course.parameters),
+        "_optimizer": (optimizer_name, to_host(course.optimizer.state)),
+        "_generator": generator.bit_generator.state,
+        "n_iter_": len(epochs),
+        "t_": state["t_"] + len(epochs) * n_samples,
+        "loss_curve_": losses,
+        "loss_": losses[-1] if losses else nan,
+    }
+    if course.validation is None:
+        return trained | {
+            "validation_loss_curve_": None,
+            "validation_scores_": None,
+            "best_validation_score_": None,
+            "best_loss_": min(losses, default=nan),
+        }
+    scores = [epoch.validation_score for epoch in epochs]
+    validation_losses = [epoch.validation_loss for epoch in epochs]
+    return trained | {
+        "validation_loss_curve_": (state["validation_loss_curve_"] or []) + validation_losses,
+        "validation_scores_": (state["validation_scores_"] or []) + scores,
+        "best_validation_score_": max(scores, default=nan),
+        "best_loss_": None,
+    }
+
+
+def architecture_of(estimator: Any) -> Architecture:
+    """Read the network's architecture off a fitted estimator."""
+    return Architecture(**estimator._architecture)
+
+
+def layout_of(estimator: Any) -> ImageLayout:
+    """Read off a fitted estimator how rows become images."""
+    return ImageLayout(**estimator._layout)
+
+
+def generator_of(estimator: Any) -> np.random.Generator:
+    """Make a generator that goes on where the last training's ended."""
+    generator = np.random.default_rng()
+    generator.bit_generator.state = estimator._generator
+    return generator
 
 
 def check_state(state: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Training policy: epochs, learning-rate schedule, validation, stopping, progress."""
+"""The training loop: epochs, validation, stopping, progress."""
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan
@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ._backend import to_host
-from ._cuda import DeviceEngine
-from ._engine import Engine
-from ._optimizers import SGD, Adam, WeightAverage
-from ._schedules import PLATEAU_PATIENCE, learning_rates
+from ._engine import Data, Engine, MiniBatches
+from ._loss import log_softmax
+from ._optimizers import Optimizer
+from ._schedules import Schedule, make_schedule
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,6 @@ class Settings:
     n_iter_no_change: float
     warns_of_standstill: bool
     verbose: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a fit learns from, or is validated on.
-
-    Attributes
-    ----------
-    X : array of shape (n_samples, n_features)
-        NumPy's or CuPy's.
-    y : integer ndarray of shape (n_samples,)
-    weights : ndarray of shape (n_samples,)
-    rows : integer ndarray
-        Rows of `X` to take.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    weights: np.ndarray
-    rows: np.ndarray
 
 
 class Epoch(NamedTuple):
@@ -95,45 +75,88 @@ class Orders:
         return order
 
 
-def make_optimizer(
-    xp: Any,
-    solver: str,
-    parameters: Any,
-    *,
-    momentum: float,
-    nesterovs_momentum: bool,
-    decay: float,
-    n_weights: int,
-    ema_decay: float | None,
-) -> SGD | Adam | WeightAverage:
-    """Make the optimizer that `solver` names; with `ema_decay`, one that averages the weights."""
-    optimizer: SGD | Adam
-    if solver == "sgd":
-        optimizer = SGD(xp, parameters, momentum, nesterovs_momentum)
-    else:
-        optimizer = Adam(xp, parameters, decay, n_weights)
-    return optimizer if ema_decay is None else WeightAverage(xp, optimizer, ema_decay)
+class Course:
+    """How a training goes: the loss of each epoch, what is best, and whether to go on.
 
+    Parameters
+    ----------
+    engine : Engine
+    optimizer : Optimizer
+    schedule : Schedule
+    validation : Data or None
+    settings : Settings
 
-def epochs_for(n_samples: int) -> int:
-    """Give the number of epochs that `max_iter="auto"` stands for."""
-    return min(max(20, ceil(100_000 / n_samples)), 100)
+    Attributes
+    ----------
+    epochs : list of Epoch
+        Those run to their end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        validation: Data | None,
+        settings: Settings,
+    ) -> None:
+        self.engine, self.optimizer, self.schedule = engine, optimizer, schedule
+        self.validation, self.settings = validation, settings
+        self.epochs: list[Epoch] = []
+        self._best, self._best_parameters, self._n_without_improvement = -inf, None, 0
+
+    @property
+    def parameters(self) -> Any:
+        """What the training leaves, as the engine's kind of array.
+
+        With validation, the parameters of the best epoch, otherwise the last, or their average.
+        """
+        if self._best_parameters is None:
+            return self.optimizer.predicting
+        return self._best_parameters
+
+    def epoch_ended(self, loss: float) -> bool:
+        """Take in an epoch's loss, and tell whether the training is to stop."""
+        epoch = self._judge(loss)
+        quality = epoch.validation_score if self.validation else -epoch.loss
+        improved = quality > self._best + (self.settings.tol or 0)
+        self._n_without_improvement = 0 if improved else self._n_without_improvement + 1
+        if quality > self._best:
+            self._best = quality
+            if self.validation:
+                self._best_parameters = self.optimizer.predicting.copy()
+        self.schedule.epoch_ended(improved)
+        self.epochs.append(epoch)
+        may_stop = self.validation is not None or self.settings.tol is not None
+        return may_stop and self._n_without_improvement >= self.settings.n_iter_no_change
+
+    def _judge(self, loss: float) -> Epoch:
+        """Check the loss, and validate."""
+        if not isfinite(loss):
+            raise ValueError(
+                f"The loss became {loss}. The training diverged: choose an 'lr' smaller than "
+                f"{self.settings.lr}, or check the input for features of extreme values."
+            )
+        if self.validation is None:
+            return Epoch(loss, nan, nan)
+        with self.optimizer.predicts():
+            return Epoch(loss, *_validate(self.engine, self.validation))
 
 
 def train(
-    engine: Engine | DeviceEngine,
-    optimizer: SGD | Adam | WeightAverage,
+    engine: Engine,
+    optimizer: Optimizer,
     generator: np.random.Generator,
     data: Data,
     validation: Data | None,
     settings: Settings,
-) -> tuple[list[Epoch], np.ndarray]:
+) -> Course:
     """Train for at most `max_iter` epochs; a keyboard interrupt ends it early, with a warning.
 
     Parameters
     ----------
-    engine : Engine or DeviceEngine
-    optimizer : SGD, Adam or WeightAverage
+    engine : Engine
+    optimizer : Optimizer
         Bound to the engine's parameters.
     generator : numpy.random.Generator
         Draws the order of the samples, and the augmentation.
@@ -144,58 +167,28 @@ def train(
 
     Returns
     -------
-    epochs : list of Epoch
-        Those run to their end.
-    parameters : array of shape (n_parameters,)
-        With `validation`, those of the best epoch; otherwise the last, or their average. The
-        engine's kind of array.
+    course : Course
 
     Raises
     ------
     ValueError
         If the loss becomes infinite or NaN.
     """
-    epochs: list[Epoch] = []
-    best, best_parameters, n_without_improvement, n_plateaus = -inf, None, 0, 0
+    schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
     orders = Orders(generator, data.rows, settings.shuffle)
-    predicting = optimizer.average if isinstance(optimizer, WeightAverage) else engine.parameters
+    n_batches = ceil(len(data.rows) / settings.batch_size)
+    course = Course(engine, optimizer, schedule, validation, settings)
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
-                rates = learning_rates(
-                    settings.lr_schedule,
-                    settings.lr,
-                    number,
-                    settings.max_iter,
-                    ceil(len(data.rows) / settings.batch_size),
-                    n_plateaus,
-                )
-                loss = engine.train_epoch(
-                    data.X,
-                    data.y,
-                    data.weights,
-                    orders.take(),
-                    settings.batch_size,
-                    optimizer,
-                    rates,
-                    generator,
-                )
+                rates = schedule.rates(number, n_batches)
+                batches = MiniBatches(orders.take(), settings.batch_size, rates)
+                loss = engine.train_epoch(data, batches, optimizer, generator)
                 if number + 1 < settings.max_iter:
                     orders.draw_ahead()  # before the loss is waited for
-                epoch = _judge(engine, optimizer, loss(), validation, settings)
-                quality = epoch.validation_score if validation else -epoch.loss
-                n_without_improvement += 1
-                if quality > best + (settings.tol or 0):
-                    n_without_improvement = 0
-                if quality > best:
-                    best, best_parameters = quality, predicting.copy() if validation else None
-                if n_without_improvement and n_without_improvement % PLATEAU_PATIENCE == 0:
-                    n_plateaus += 1
-                epochs.append(epoch)
-                show(epoch)
-                if (
-                    validation or settings.tol is not None
-                ) and n_without_improvement >= settings.n_iter_no_change:
+                stops = course.epoch_ended(loss())
+                show(course.epochs[-1])
+                if stops:
                     break
             else:
                 if settings.tol is not None and settings.warns_of_standstill:
@@ -207,32 +200,14 @@ def train(
                     )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
-    return epochs, predicting if best_parameters is None else best_parameters
+    return course
 
 
-def _judge(
-    engine: Engine | DeviceEngine,
-    optimizer: SGD | Adam | WeightAverage,
-    loss: float,
-    validation: Data | None,
-    settings: Settings,
-) -> Epoch:
-    """Check the loss of an epoch, and validate."""
-    if not isfinite(loss):
-        raise ValueError(
-            f"The loss became {loss}. The training diverged: choose an 'lr' smaller than "
-            f"{settings.lr}, or check the input for features of extreme values."
-        )
-    if validation is None:
-        return Epoch(loss, nan, nan)
-    with optimizer.averaged() if isinstance(optimizer, WeightAverage) else nullcontext():
-        return Epoch(loss, *_validate(engine, validation))
-
-
-def _validate(engine: Engine | DeviceEngine, data: Data) -> tuple[float, float]:
+def _validate(engine: Engine, data: Data) -> tuple[float, float]:
     """Compute the weighted mean cross-entropy and the weighted accuracy."""
     y, weights = data.y[data.rows], data.weights[data.rows]
-    log_proba = to_host(engine.predict_log_proba(data.X, data.rows))
+    log_proba = to_host(engine.predict_logits(data.X, data.rows))
+    log_softmax(np, log_proba.T)
     loss = -np.average(log_proba[np.arange(len(y)), y], weights=weights)
     return float(loss), float(np.average(log_proba.argmax(axis=1) == y, weights=weights))
 

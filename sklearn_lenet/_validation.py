@@ -1,12 +1,13 @@
 """What data may be: X, y and weights, on the host and on a device; images; the validation set."""
 
 import warnings
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 from sklearn.utils import compute_class_weight, murmurhash3_32
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import (
     check_array,
     check_consistent_length,
@@ -15,6 +16,7 @@ from sklearn.utils.validation import (
 )
 
 from ._backend import find_device, is_cupy, namespace, to_host
+from ._engine import Data
 from ._images import infer_image_shape, is_square_colour, row_chunks
 
 
@@ -68,9 +70,7 @@ def check_rows(estimator: Any, X: Any, reset: bool) -> Any:
     return validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
-def check_validation_data(
-    estimator: Any, X: Any, y: Any, sample_weight: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def check_validation_data(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Data | None:
     """Check the data that `fit` was given to validate on."""
     if X is None and y is None and sample_weight is None:
         return None
@@ -79,7 +79,8 @@ def check_validation_data(
     if not estimator.early_stopping:
         raise ValueError("X_val and y_val are for early_stopping=True. Got False instead.")
     X, y, weights = check_training_data(estimator, X, y, sample_weight, reset=False)
-    return X, encode_labels(y, estimator.classes_, np.flatnonzero(weights)), weights
+    rows = np.flatnonzero(weights)
+    return Data(X, encode_labels(y, estimator.classes_, rows), weights, rows)
 
 
 def _resolve_image_shape(estimator: Any, X: Any, n_features: int) -> tuple[int, int, int]:
@@ -113,6 +114,21 @@ def _resolve_image_shape(estimator: Any, X: Any, n_features: int) -> tuple[int, 
     return shape
 
 
+def check_classes(estimator: Any, classes: Any) -> np.ndarray:
+    """Find the labels that `partial_fit` may meet, and keep to those of its earlier calls."""
+    fitted = estimator.classes_ if estimator.__sklearn_is_fitted__() else None
+    if classes is None:
+        if fitted is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        return fitted
+    classes = unique_labels(to_host(classes))
+    if fitted is not None and not np.array_equal(classes, fitted):
+        raise ValueError(
+            f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {fitted!r}"
+        )
+    return classes
+
+
 def encode_labels(y: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Turn the rows' labels into their places in `classes`; other rows' places are 0."""
     unseen = np.setdiff1d(y[rows], classes)
@@ -124,9 +140,9 @@ def encode_labels(y: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.nd
 
 
 def weigh_classes(
-    class_weight: Any, classes: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Multiply the samples' weights by their classes'; also give the rows that weigh."""
+    class_weight: Any, classes: np.ndarray, X: Any, y: np.ndarray, weights: np.ndarray
+) -> Data:
+    """Multiply the samples' weights by their classes', and take the rows that weigh."""
     of_classes = compute_class_weight(
         class_weight, classes=classes, y=classes[y], sample_weight=weights
     )
@@ -136,7 +152,7 @@ def weigh_classes(
         raise ValueError(
             f"class_weight={class_weight!r} leaves no sample of a weight other than 0."
         )
-    return weights, rows
+    return Data(X, y, weights, rows)
 
 
 def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
@@ -180,9 +196,7 @@ def flatten_images(X: Any, image_shape: tuple[int, int, int] | None) -> Any:
     return (X if is_cupy(X) else np.asarray(X)).reshape(len(X), -1)
 
 
-def stratified_split(
-    X: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(data: Data, fraction: float, seed: int) -> tuple[Data, Data]:
     """Split rows into those to learn from and those to validate on.
 
     A hash of its features decides on which side a row comes to stand: copies of a sample stand on
@@ -191,11 +205,7 @@ def stratified_split(
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
-    y : integer ndarray of shape (n_samples,)
-    weights : ndarray of shape (n_samples,)
-    rows : integer ndarray of shape (n_rows,)
-        Rows of `X` to split.
+    data : Data
     fraction : float
         Share of each class, by weight, to validate on. Any class that has two different samples
         comes to stand on both sides.
@@ -203,13 +213,14 @@ def stratified_split(
 
     Returns
     -------
-    training_rows, validation_rows : integer ndarrays
+    training, validation : Data
 
     Raises
     ------
     ValueError
         If no class has two different samples.
     """
+    X, y, weights, rows = data.X, data.y, data.weights, data.rows
     xp = namespace(X)
     direction = xp.asarray(np.random.default_rng(seed).standard_normal(X.shape[1]))
     projections = np.concatenate(
@@ -229,7 +240,7 @@ def stratified_split(
             "early_stopping=True needs two different samples of a class, one to learn from and one "
             f"to validate on. Got {len(rows)} sample{'s' if len(rows) > 1 else ''}."
         )
-    return rows[~is_validated], rows[is_validated]
+    return replace(data, rows=rows[~is_validated]), replace(data, rows=rows[is_validated])
 
 
 def check_device_rows(X: Any, device: int | None, asked: str) -> None:

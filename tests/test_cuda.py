@@ -12,14 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sklearn_lenet import LeNetClassifier
 from sklearn_lenet._backend import to_host
 from sklearn_lenet._cuda import CudaEngine
 from sklearn_lenet._cuda import source as cuda_source
 from sklearn_lenet._cuda import steps as cuda_steps
 from sklearn_lenet._cuda.source import PIXEL_TYPES, prediction_source, training_source, wide_type
-from sklearn_lenet._engine import Engine, Objective
+from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective
 from sklearn_lenet._images import ImageLayout
-from sklearn_lenet._training import make_optimizer
+from sklearn_lenet._parameters import make_optimizer
 
 from . import emulation, stand_in
 from .helpers import LENET, assert_close, random_parameters, small_architecture
@@ -168,39 +169,24 @@ def layout_of(architecture):
     return ImageLayout(shape, int(np.prod(shape)), 1, shape, 0.1, 1.3)
 
 
-def train(
-    engine,
-    X,
-    y,
-    weights,
-    batch_size=4,
-    n_epochs=1,
-    solver="sgd",
-    nesterov=False,
-    decay=0.0,
-    ema=None,
-):
-    """Train with an engine; returns the losses, the parameters and predictions."""
+def optimizer_of(engine, **parameters):
+    """Make the optimizer of the estimator's parameters; SGD without Nesterov's form by default."""
+    defaults = {"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": False}
+    estimator = LeNetClassifier(**defaults | parameters)
+    return make_optimizer(estimator, engine.xp, engine.parameters, engine.architecture.n_weights)
+
+
+def train(engine, X, y, weights, batch_size=4, n_epochs=1, **parameters):
+    """Train with an engine; returns the losses, the parameters and logits."""
     with engine:
-        optimizer = make_optimizer(
-            engine.xp,
-            solver,
-            engine.parameters,
-            momentum=0.9,
-            nesterovs_momentum=nesterov,
-            decay=decay,
-            n_weights=engine.architecture.n_weights,
-            ema_decay=ema,
-        )
+        optimizer = optimizer_of(engine, **parameters)
         order, losses = np.random.default_rng(1).permutation(len(X)), []
         rates = np.linspace(0.05, 0.01, -(-len(X) // batch_size))
+        samples, batches = Data(X, y, weights, order), MiniBatches(order, batch_size, rates)
         for _ in range(n_epochs):
-            losses.append(
-                engine.train_epoch(
-                    X, y, weights, order, batch_size, optimizer, rates, np.random.default_rng(0)
-                )()
-            )
-        results = engine.parameters, engine.predict_log_proba(X, order)
+            generator = np.random.default_rng(0)
+            losses.append(engine.train_epoch(samples, batches, optimizer, generator)())
+        results = engine.parameters, engine.predict_logits(X, order)
         return losses, *map(to_host, results), optimizer
 
 
@@ -222,10 +208,10 @@ def both(architecture, objective=PLAIN, layout=None, dtype=np.float32, **argumen
 
 
 def assert_same(first, second, tolerance=2e-5):
-    losses, parameters, log_proba, optimizer = first
+    losses, parameters, logits, optimizer = first
     np.testing.assert_allclose(losses, second[0], rtol=1e-5)
     assert_close(parameters, second[1], tolerance)
-    assert_close(log_proba, second[2], tolerance)
+    assert_close(logits, second[2], tolerance)
     assert getattr(optimizer, "n_steps", 0) == getattr(second[3], "n_steps", 0)
 
 
@@ -414,11 +400,13 @@ class TestArithmetic:
     @pytest.mark.parametrize(
         "optimizer",
         [
-            pytest.param({"nesterov": True}, marks=pytest.mark.slow),
+            pytest.param({"nesterovs_momentum": True}, marks=pytest.mark.slow),
             {"solver": "adam"},
-            {"solver": "adamw", "decay": 0.3},
-            {"nesterov": True, "ema": 0.9},
-            pytest.param({"solver": "adamw", "decay": 0.3, "ema": 0.9}, marks=pytest.mark.slow),
+            {"solver": "adamw", "alpha": 0.3},
+            {"nesterovs_momentum": True, "ema_decay": 0.9},
+            pytest.param(
+                {"solver": "adamw", "alpha": 0.3, "ema_decay": 0.9}, marks=pytest.mark.slow
+            ),
         ],
     )
     def test_every_optimizer(self, cupy, cut, optimizer):
@@ -486,32 +474,26 @@ class TestArithmetic:
         """The steps of one epoch serve the next only if that has the same data, and optimizer."""
         architecture = small_architecture()
         samples = data(architecture)
-        others = samples[0] + 1, (samples[1] + 1) % 3, samples[2] + 1
+        others = {"X": samples[0] + 1, "y": (samples[1] + 1) % 3, "weights": samples[2] + 1}
         results = []
         for make in (lambda *a: Engine(*a, 1), lambda *a: CudaEngine(*a, 0, Objective())):
             parameters = random_parameters(architecture, dtype=np.float32)
             with make(architecture, layout_of(architecture), parameters) as engine:
-                optimizers = [
-                    make_optimizer(
-                        engine.xp,
-                        "sgd",
-                        engine.parameters,
-                        momentum=momentum,
-                        nesterovs_momentum=False,
-                        decay=0.0,
-                        n_weights=architecture.n_weights,
-                        ema_decay=None,
-                    )
-                    for momentum in (0.9, 0.1)
+                first, second = (optimizer_of(engine, momentum=m) for m in (0.9, 0.1))
+                whole = Data(*samples, np.arange(11))
+                epochs = [(whole, whole.rows, 4, first)]
+                epochs += [
+                    (replace(whole, **{name: value}), whole.rows, 4, first)
+                    for name, value in others.items()
                 ]
-                epoch, losses = [*samples, np.arange(11), 4, optimizers[0]], []
-                changes = [*enumerate(others), (3, np.arange(8)), (4, 3), (5, optimizers[1])]
-                for place, value in [(0, samples[0]), *changes]:
-                    epoch[place] = value
-                    rates = np.full(-(-len(epoch[3]) // epoch[4]), 0.05)
-                    losses.append(engine.train_epoch(*epoch, rates, None)())
+                epochs += [(whole, np.arange(8), 4, first), (whole, whole.rows, 3, first)]
+                epochs += [(whole, whole.rows, 3, second)]
+                losses = []
+                for samples_of_epoch, order, size, optimizer in epochs:
+                    batches = MiniBatches(order, size, np.full(-(-len(order) // size), 0.05))
+                    losses.append(engine.train_epoch(samples_of_epoch, batches, optimizer, None)())
                 results.append((losses, to_host(engine.parameters)))
-                del optimizers, epoch, changes, value
+                del first, second, epochs, optimizer
         np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
         assert_close(results[1][1], results[0][1], 1e-4)
 
@@ -530,9 +512,9 @@ class TestPredictions:
         parameters = random_parameters(architecture, dtype=np.float32)
         arguments = architecture, layout_of(architecture), parameters
         with Engine(*arguments, 1) as engine:
-            expected = engine.predict_log_proba(X, rows)
+            expected = engine.predict_logits(X, rows)
         with CudaEngine(*arguments, 0, Objective()) as engine:
-            actual = engine.predict_log_proba(X, rows).get()
+            actual = engine.predict_logits(X, rows).get()
         assert_close(actual, expected, 1e-5)
         return actual
 
@@ -574,7 +556,7 @@ class TestPredictions:
         with CudaEngine(
             architecture, layout_of(architecture), parameters, 0, Objective()
         ) as engine:
-            actual = engine.predict_log_proba(X).get()
+            actual = engine.predict_logits(X).get()
         assert np.isnan(actual[2]).all()
         np.testing.assert_array_equal(np.delete(actual, 2, 0), np.delete(expected, 2, 0))
 
@@ -619,20 +601,11 @@ class TestGraph:
             Objective(),
         )
         with engine:
-            optimizer = make_optimizer(
-                cupy,
-                "sgd",
-                engine.parameters,
-                momentum=0,
-                nesterovs_momentum=False,
-                decay=0,
-                n_weights=0,
-                ema_decay=None,
-            )
+            optimizer = optimizer_of(engine)
+            samples = Data(X, y, weights, np.arange(len(X)))
+            batches = MiniBatches(samples.rows, 4, np.ones(3))
             for n in range(3):
-                loss = engine.train_epoch(
-                    X, y, weights, np.arange(len(X)), 4, optimizer, np.ones(3), None
-                )
+                loss = engine.train_epoch(samples, batches, optimizer, None)
                 assert len(cupy.state.downloads) == n
                 loss()
                 assert len(cupy.state.downloads) == n + 1

@@ -178,7 +178,7 @@ class TestParity:
             assert cupy.state.current.streams[-1].copies
             raise ValueError("at the first mini-batch")
 
-        monkeypatch.setattr(cuda_engine.DeviceEngine, "_compute_gradient", fail)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "_gradient", fail)
         cupy.state.free_bytes = 1000
         with pytest.raises(ValueError, match="at the first mini-batch"):
             model(device="cuda").fit(X, Y)
@@ -316,13 +316,13 @@ class TestArrays:
     )
     def test_rows_in_another_order(self, cupy, monkeypatch, arrange):
         """The kernels, which read C order alone, get a copy, and only one."""
-        taken, on_device = [], cuda_engine.DeviceEngine._on_device
+        taken, on_device = [], cuda_engine.DeviceEngine.on_device
 
         def record(self, X):
             taken.append(on_device(self, X))
             return taken[-1]
 
-        monkeypatch.setattr(cuda_engine.DeviceEngine, "_on_device", record)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "on_device", record)
         expected, arranged = model(device="cuda").fit(X, Y), arrange(cupy)
         taken.clear()
         test_classifier.assert_same_bits(model(device="cuda").fit(arranged, Y), expected)
@@ -381,13 +381,13 @@ class TestMemory:
     def test_is_taken_and_given_back(self, cupy, monkeypatch):
         """Pixels lie on the device once, whoever reads them, and nothing stays."""
         used = []
-        step = cuda_engine.DeviceEngine._compute_gradient
+        step = cuda_engine.DeviceEngine._gradient
 
         def record(self, *arguments):
             used.append(cupy.state.pools[-1].used_bytes())
             return step(self, *arguments)
 
-        monkeypatch.setattr(cuda_engine.DeviceEngine, "_compute_gradient", record)
+        monkeypatch.setattr(cuda_engine.DeviceEngine, "_gradient", record)
         monkeypatch.setattr(cuda_engine, "_MOST_SAMPLES", 60)
         peaks = []
         for n_samples in (600, 2400):

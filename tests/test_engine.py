@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
-from sklearn_lenet._engine import Engine, Objective, Workers
+from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, Workers
 from sklearn_lenet._images import ImageLayout
 from sklearn_lenet._optimizers import SGD, Adam
 
@@ -42,7 +42,8 @@ def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, o
     engine.objective = Objective(alpha=alpha)
     rates = np.full(-(-len(order) // batch_size), lr)
     generator = np.random.default_rng(0)
-    return engine.train_epoch(X, y, weights, order, batch_size, optimizer, rates, generator)()
+    samples, batches = Data(X, y, weights, order), MiniBatches(order, batch_size, rates)
+    return engine.train_epoch(samples, batches, optimizer, generator)()
 
 
 class Delayed(np.ndarray):
@@ -233,9 +234,9 @@ class TestStep:
         optimizer = Adam(np, parameters)
         with make_engine(parameters) as engine:
             train(engine, X, y, weights, alpha=0.1, optimizer=optimizer)
-            log_proba = engine.predict_log_proba(X)
+            logits = engine.predict_logits(X)
         assert engine.parameters is parameters
-        assert log_proba.dtype == parameters.dtype == optimizer.state["mean"].dtype == np.float32
+        assert logits.dtype == parameters.dtype == optimizer.state["mean"].dtype == np.float32
 
 
 class TestSameBits:
@@ -262,8 +263,8 @@ class TestSameBits:
                         optimizer=optimizer,
                     )
                 )
-            log_proba = engine.predict_log_proba(X.view(X_type))
-        return parameters, np.array(losses), log_proba
+            logits = engine.predict_logits(X.view(X_type))
+        return parameters, np.array(losses), logits
 
     @pytest.mark.parametrize("solver", ["sgd", "adam"])
     @pytest.mark.parametrize(
@@ -312,46 +313,55 @@ class TestSameBits:
 class TestPredictions:
     @pytest.mark.parametrize("n_workers", [1, 3])
     @pytest.mark.parametrize("n_samples", [0, 1, 31, 32, 33, 64, 100])
-    def test_rows_are_log_probabilities(self, n_samples, n_workers):
+    def test_shapes(self, n_samples, n_workers):
         X, _, _ = data(n_samples)
         with make_engine(n_workers=n_workers) as engine:
-            log_proba = engine.predict_log_proba(X)
-        assert log_proba.shape == (n_samples, 3)
-        np.testing.assert_allclose(np.exp(log_proba).sum(axis=1), np.ones(n_samples))
+            assert engine.predict_logits(X).shape == (n_samples, 3)
+            assert engine.predict_hidden(X).shape == (
+                n_samples,
+                engine.architecture.hidden_layer_sizes[-1],
+            )
 
-    def test_against_naive(self):
+    @pytest.mark.parametrize("hidden_layer_sizes", [(), (5,), (9, 4)])
+    def test_against_naive(self, hidden_layer_sizes):
+        """The logits, and the outputs of the layer before the last."""
         X, _, _ = data(40)
         images = ((X.astype(np.float64) - 0.25) * 1.5).reshape(40, *ARCHITECTURE.image_shape)
-        logits, _ = naive.forward(ARCHITECTURE, random_parameters(ARCHITECTURE), images)
-        expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        with make_engine() as engine:
-            assert_close(engine.predict_log_proba(X), expected, 1e-12)
+        architecture = replace(ARCHITECTURE, hidden_layer_sizes=hidden_layer_sizes)
+        parameters = random_parameters(architecture)
+        expected, _ = naive.forward(architecture, parameters, images)
+        weights, biases = architecture.views(parameters)
+        with make_engine(parameters, architecture=architecture) as engine:
+            logits, hidden = engine.predict_logits(X), engine.predict_hidden(X)
+        assert_close(logits, expected, 1e-12)
+        assert_close(hidden @ weights[-1].T + biases[-1], expected, 1e-12)
+        assert hidden.shape == (40, weights[-1].shape[1])
 
     def test_rows(self):
         X, _, _ = data(100)
         rows = np.random.default_rng(1).permutation(100)[:70]
         with make_engine() as engine:
-            actual, expected = engine.predict_log_proba(X, rows), engine.predict_log_proba(X[rows])
-            assert engine.predict_log_proba(X, rows[:0]).shape == (0, 3)
+            actual, expected = engine.predict_logits(X, rows), engine.predict_logits(X[rows])
+            assert engine.predict_logits(X, rows[:0]).shape == (0, 3)
         np.testing.assert_array_equal(actual, expected)
 
     def test_parameters_are_those_of_the_last_step(self):
         X, y, weights = data(40)
         with make_engine() as engine:
-            before = engine.predict_log_proba(X)
+            before = engine.predict_logits(X)
             train(engine, X, y, weights)
-            after = engine.predict_log_proba(X)
+            after = engine.predict_logits(X)
             parameters = engine.parameters.copy()
         assert not np.array_equal(before, after)
         with make_engine(parameters) as other:
-            np.testing.assert_array_equal(other.predict_log_proba(X), after)
+            np.testing.assert_array_equal(other.predict_logits(X), after)
 
     def test_parameters_are_only_read(self):
         X, _, _ = data(40)
         parameters = random_parameters(ARCHITECTURE)
         parameters.flags.writeable = False
         with make_engine(parameters) as engine:
-            engine.predict_log_proba(X)
+            engine.predict_logits(X)
 
 
 class TestWorkers:
@@ -445,7 +455,7 @@ class TestResources:
         X, y, weights = data(200)
         with make_engine(n_workers=n_workers) as engine:
             train(engine, X, y, weights)
-            engine.predict_log_proba(X)
+            engine.predict_logits(X)
 
     def test_exception_in_the_block(self):
         def fail():
@@ -460,13 +470,13 @@ class TestResources:
         X, y, weights = data(200)
         parameters = random_parameters(ARCHITECTURE)
         with make_engine(parameters, n_workers) as engine:
-            expected = engine.predict_log_proba(X)
+            expected = engine.predict_logits(X)
             for _ in range(3):
                 with pytest.raises(OSError, match="row 70 is unreadable"):
                     train(engine, X.view(Broken), y, weights, batch_size=200)
                 with pytest.raises(OSError, match="row 70 is unreadable"):
-                    engine.predict_log_proba(X.view(Broken))
-            np.testing.assert_array_equal(engine.predict_log_proba(X), expected)
+                    engine.predict_logits(X.view(Broken))
+            np.testing.assert_array_equal(engine.predict_logits(X), expected)
             train(engine, X, y, weights, batch_size=200)
         fresh = random_parameters(ARCHITECTURE)
         with make_engine(fresh, n_workers) as engine:
@@ -485,7 +495,7 @@ class TestResources:
         engine, results = make_engine(), []
         for _ in range(2):
             with engine:
-                results.append(engine.predict_log_proba(X))
+                results.append(engine.predict_logits(X))
         np.testing.assert_array_equal(*results)
 
     def test_nested(self):

@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_lenet import LeNetClassifier
 from sklearn_lenet._loss import softmax_cross_entropy
 from sklearn_lenet._optimizers import SGD, Adam, WeightAverage
-from sklearn_lenet._schedules import learning_rates
+from sklearn_lenet._schedules import make_schedule
 from tests.test_classifier import X, Y, assert_same_bits, model
 
 VARIANTS = {
@@ -23,9 +23,8 @@ VARIANTS = {
 
 class TestSchedules:
     def rates(self, schedule, max_iter=20, n_batches=4, lr=0.1):
-        return np.concatenate(
-            [learning_rates(schedule, lr, e, max_iter, n_batches, 0) for e in range(max_iter)]
-        )
+        schedule = make_schedule(schedule, lr, max_iter)
+        return np.concatenate([schedule.rates(epoch, n_batches) for epoch in range(max_iter)])
 
     def test_constant(self):
         assert set(self.rates("constant")) == {0.1}
@@ -48,7 +47,13 @@ class TestSchedules:
         assert (rates <= 0.1).all()
 
     def test_plateau(self):
-        assert learning_rates("plateau", 0.1, 9, 20, 3, 2) == pytest.approx([0.004] * 3)
+        """A fifth after each two epochs in a row that brought no improvement."""
+        schedule, rates = make_schedule("plateau", 0.1, 20), []
+        for epoch, improved in enumerate([True, False, True, False, False, False, False, True]):
+            rates.extend(schedule.rates(epoch, 1))
+            schedule.epoch_ended(improved)
+        rates.extend(schedule.rates(8, 3))
+        assert rates == pytest.approx([0.1] * 5 + [0.02] * 2 + [0.004] * 4)
 
     def test_plateau_stills_a_training_that_does_not_improve(self):
         def curve(schedule):

@@ -434,18 +434,3 @@ __device__ void dense_forward(const float* __restrict__ parameters, int round) {
     }
     exchange<L::EXCHANGE>(L::OUT - (end - begin), round);
 }
-
-// The logits turn into logarithms of probabilities: a warp for each sample
-__device__ void log_softmax() {
-    constexpr int CLASSES = Shared::CLASSES;
-    const int lane = threadIdx.x % WARP;
-    for (int s = threadIdx.x / WARP; s < SAMPLES; s += WARPS) {
-        float* logits = shared + Shared::LOGITS + s * CLASSES;
-        float largest = -3.402823466e+38f, sum = 0.0f;
-        for (int k = lane; k < CLASSES; k += WARP) largest = fmaxf(largest, logits[k]);
-        largest = warp_max(largest);
-        for (int k = lane; k < CLASSES; k += WARP) sum += expf(logits[k] - largest);
-        const float log_sum = logf(warp_sum(sum));
-        for (int k = lane; k < CLASSES; k += WARP) logits[k] = logits[k] - largest - log_sum;
-    }
-}

@@ -4,7 +4,7 @@
 
 template <class First>
 __device__ void predict_rows(const Pixel* X, const int* rows, int n_rows, Wide mean, float scale,
-                             const float* parameters, float* log_proba) {
+                             const float* parameters, float* logits) {
     constexpr int CLASSES = Shared::CLASSES;
     for_each(Convolutions{}, [&](auto layer) { load_weights<decltype(layer)>(parameters); });
     load_biases(parameters);
@@ -18,17 +18,15 @@ __device__ void predict_rows(const Pixel* X, const int* rows, int n_rows, Wide m
             for_each(Convolutions{}, [&](auto layer) { conv_forward<decltype(layer)>(s, 0); });
         }
         for_each(DenseLayers{}, [&](auto layer) { dense_forward<decltype(layer)>(parameters, 0); });
-        log_softmax();
-        __syncthreads();
         for (int t = threadIdx.x; t < n * CLASSES; t += THREADS)
-            log_proba[(long long)first * CLASSES + t] = shared[Shared::LOGITS + t];
+            logits[(long long)first * CLASSES + t] = shared[Shared::LOGITS + t];
         __syncthreads();
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 predict(const Pixel* X, const int* rows, int n_rows, Wide mean, float scale,
-        const float* parameters, float* log_proba)
+        const float* parameters, float* logits)
 {
-    predict_rows<Conv0>(X, rows, n_rows, mean, scale, parameters, log_proba);
+    predict_rows<Conv0>(X, rows, n_rows, mean, scale, parameters, logits);
 }

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .._backend import to_device
-from .._engine import batch_weights
-from .._optimizers import SGD, Adam, WeightAverage
+from .._engine import Data, MiniBatches, batch_weights
+from .._optimizers import Optimizer
 from .engine import DeviceEngine
 from .source import (
     PIXEL_TYPES,
@@ -39,6 +39,9 @@ _MOST_PARAMETERS = 2**18
 # Bytes that the samples of a mini-batch may leave for the sums over them
 _MOST_BYTES = 2**28
 
+# What changes from step to step: the members of `Schedule` in `training.cu`
+COLUMNS = ("total", "penalty", "rate", "epsilon", "keep", "average_rate")
+
 # Rows that one launch predicts: it is over before anybody would take it for hung
 _ROWS_AT_ONCE = 2**17
 
@@ -66,7 +69,9 @@ class CudaEngine(DeviceEngine):
     def _parameters_on_device(self) -> Any:
         # The dense layers' weights begin at a multiple of 16 bytes: four are loaded at once
         n_before = -convolution_parameters(self.architecture)[0] % 4
-        parameters = self.xp.zeros(n_before + len(self._host_parameters), self.dtype)[n_before:]
+        parameters = self.xp.zeros(n_before + len(self._host_parameters), self.parameters.dtype)[
+            n_before:
+        ]
         self.xp.copyto(parameters, super()._parameters_on_device())
         return parameters
 
@@ -76,79 +81,60 @@ class CudaEngine(DeviceEngine):
 
     def train_epoch(
         self,
-        X: Any,
-        y: np.ndarray,
-        weights: np.ndarray,
-        order: np.ndarray,
-        batch_size: int,
-        optimizer: Any,
-        rates: np.ndarray,
+        data: Data,
+        batches: MiniBatches,
+        optimizer: Optimizer,
         generator: np.random.Generator,
     ) -> Callable[[], float]:
-        """Go once through rows of `X`, with a step of the optimizer after each mini-batch.
-
-        The parameters and the result are those of `Engine.train_epoch`. `X` may also be CuPy's.
-        """
-        batch_size = min(batch_size, len(order))
-        steps = self._make_steps(X, y, weights, len(order), batch_size, optimizer)
+        """Go once through rows of the data: by kernels, where they cover what is asked for."""
+        batches = replace(batches, size=min(batches.size, len(batches.order)))
+        steps = self._make_steps(data, batches, optimizer)
         if steps is None:
-            return super().train_epoch(
-                X, y, weights, order, batch_size, optimizer, rates, generator
-            )
-        return steps.run(order, rates)
+            return super().train_epoch(data, batches, optimizer, generator)
+        return steps.run(batches)
 
-    def _make_steps(
-        self,
-        X: Any,
-        y: np.ndarray,
-        weights: np.ndarray,
-        n_rows: int,
-        batch_size: int,
-        optimizer: Any,
-    ) -> "Steps | None":
+    def _make_steps(self, data: Data, batches: MiniBatches, optimizer: Optimizer) -> "Steps | None":
         """Give the steps of an epoch; None if kernels do not cover them."""
-        inner = optimizer.optimizer if isinstance(optimizer, WeightAverage) else optimizer
+        augmentation = self.objective.augmentation
         if (
-            self.objective.augment is not None
-            or not isinstance(inner, SGD | Adam)
-            or 4 * batch_size * sum(row_lengths(self.architecture)) > _MOST_BYTES
+            augmentation.replaces
+            or augmentation.distorts
+            or optimizer.rule is None
+            or 4 * batches.size * sum(row_lengths(self.architecture)) > _MOST_BYTES
         ):
             return None
-        X = self._covered(X)
+        X = self._covered(data.X)
         if X is None:
             return None
-        epoch = X, y, weights, n_rows, batch_size, optimizer
-        if self._steps is None or not self._steps.serve(*epoch):
+        if self._steps is None or not self._steps.serve(data, batches, optimizer):
             device = self.xp.cuda.Device(self.device)
             source = training_source(
                 self.architecture,
                 self._geometry,
                 X.dtype.name,
-                *_describe(optimizer),
-                _cuts(batch_size, device),
+                optimizer.rule,
+                optimizer.average is not None,
+                _cuts(batches.size, device),
                 device.attributes["MaxSharedMemoryPerBlockOptin"],
             )
             kernels = self._compile(source)
             if kernels is None:
                 return None
-            self._steps = Steps(self, kernels, *epoch)
+            self._steps = Steps(self, kernels, data, batches, optimizer)
         return self._steps
 
-    def predict_log_proba(self, X: Any, rows: np.ndarray | None = None) -> Any:
-        """Compute the logarithms of the class probabilities.
-
-        The parameters and the result are those of `DeviceEngine.predict_log_proba`.
-        """
+    def predict_logits(self, X: Any, rows: np.ndarray | None = None) -> Any:
+        """Compute the logits: by a kernel, where it covers what is asked for."""
         on_device = self._covered(X)
         kernels = None
         if on_device is not None:
             text = prediction_source(self.architecture, self._geometry, on_device.dtype.name)
             kernels = self._compile(text)
         if kernels is None:
-            return super().predict_log_proba(X, rows)
+            return super().predict_logits(X, rows)
         xp, n_rows = self.xp, len(X) if rows is None else len(rows)
         taken = None if rows is None else to_device(xp, rows.astype(np.int32))
-        log_proba = xp.empty((n_rows, self.architecture.n_classes), np.float32)
+        logits = xp.empty((n_rows, self.architecture.n_classes), np.float32)
         n_blocks = 4 * xp.cuda.Device(self.device).attributes["MultiProcessorCount"]
         for begin in range(0, n_rows, _ROWS_AT_ONCE):
             part = slice(begin, min(begin + _ROWS_AT_ONCE, n_rows))
@@ -161,20 +147,20 @@ class CudaEngine(DeviceEngine):
                 np.int32(part.stop - begin),
                 *_scaling(self.layout, on_device),
                 self.parameters,
-                log_proba[part],
+                logits[part],
             )
-        return log_proba
+        return logits
 
     def _covered(self, X: Any) -> Any:
         """Give `X` on the device, if the kernels can work on it; otherwise None."""
         covers = (
             self._works
-            and self.dtype == np.float32
+            and self.parameters.dtype == np.float32
             and X.dtype.name in PIXEL_TYPES
             and self.architecture.n_parameters <= _MOST_PARAMETERS
             and len(X) < 2**31
         )
-        on_device = self._on_device(X) if covers else None
+        on_device = self.on_device(X) if covers else None
         return on_device if on_device is not None and on_device.flags.c_contiguous else None
 
     def _compile(self, source: Source | None) -> "Kernels | None":
@@ -203,15 +189,6 @@ def _cuts(batch_size: int, device: Any) -> tuple[tuple[int, int], ...]:
         return tuple(alone)
     together = [(512, 2)]
     return tuple(together + alone if 2 * batch_size <= n_multiprocessors else alone + together)
-
-
-def _describe(optimizer: Any) -> tuple[str, bool]:
-    """Name an optimizer as the kernels do, and tell whether it averages."""
-    averages = isinstance(optimizer, WeightAverage)
-    inner = optimizer.optimizer if averages else optimizer
-    if isinstance(inner, Adam):
-        return "ADAM", averages
-    return "NESTEROV" if inner.nesterov else "SGD", averages
 
 
 def _scaling(layout: Any, X: Any) -> tuple[Any, Any]:
@@ -255,38 +232,32 @@ class Steps:
     ----------
     engine : CudaEngine
     kernels : Kernels
-    X : cupy.ndarray of shape (n_samples, n_features)
-    y : integer ndarray of shape (n_samples,)
-    weights : ndarray of shape (n_samples,)
-    n_rows : int
-        Rows of `X` in an epoch.
-    batch_size : int
-    optimizer : SGD, Adam or WeightAverage
+    data : Data
+    batches : MiniBatches
+        Of which the order and the rates may be others in each epoch.
+    optimizer : Optimizer
     """
 
     def __init__(
         self,
         engine: CudaEngine,
         kernels: Kernels,
-        X: Any,
-        y: np.ndarray,
-        weights: np.ndarray,
-        n_rows: int,
-        batch_size: int,
-        optimizer: Any,
+        data: Data,
+        batches: MiniBatches,
+        optimizer: Optimizer,
     ) -> None:
         xp, architecture = engine.xp, engine.architecture
         self.engine, self.kernels = engine, kernels
-        self.X, self.y, self.weights = X, y, weights
-        self.n_rows, self.batch_size, self.optimizer = n_rows, batch_size, optimizer
+        self.data, self.X, self.optimizer = data, engine.on_device(data.X), optimizer
+        self.n_rows, self.batch_size = n_rows, batch_size = len(batches.order), batches.size
         self.graph: Any = None
         self.has_run = False
         self.ranks = kernels.source.ranks
 
         # The samples' labels, an epoch's order, and what changes from step to step
-        self.labels = to_device(xp, y.astype(np.int32))
+        self.labels = to_device(xp, data.y.astype(np.int32))
         self.rows, self.shares = xp.empty(n_rows, np.int32), xp.empty(n_rows, np.float32)
-        self.schedule = xp.empty((ceil(n_rows / batch_size), 6), np.float32)
+        self.schedule = xp.empty((ceil(n_rows / batch_size), len(COLUMNS)), np.float32)
         self.counters = xp.zeros(2, np.int32)
 
         # What the samples leave for the sums over them
@@ -300,43 +271,31 @@ class Steps:
         self.sums = xp.empty(n_groups + self.n_blocks, np.float64)
         self.losses, self.squares = self.sums[:n_groups], self.sums[n_groups:]
 
-    def serve(
-        self,
-        X: Any,
-        y: np.ndarray,
-        weights: np.ndarray,
-        n_rows: int,
-        batch_size: int,
-        optimizer: Any,
-    ) -> bool:
+    def serve(self, data: Data, batches: MiniBatches, optimizer: Optimizer) -> bool:
         """Tell whether these steps are those of such an epoch."""
         return (
-            self.X is X
-            and self.y is y
-            and self.weights is weights
+            self.data is data
             and self.optimizer is optimizer
-            and (self.n_rows, self.batch_size) == (n_rows, batch_size)
+            and (self.n_rows, self.batch_size) == (len(batches.order), batches.size)
         )
 
-    def run(self, order: np.ndarray, rates: np.ndarray) -> Callable[[], float]:
+    def run(self, batches: MiniBatches) -> Callable[[], float]:
         """Queue all steps of an epoch.
 
         Parameters
         ----------
-        order : integer ndarray of shape (n_rows,)
-            The epoch's rows of `X`.
-        rates : ndarray of shape (n_batches,)
+        batches : MiniBatches
 
         Returns
         -------
         loss : callable
             Waits for them, and gives the epoch's loss.
         """
-        totals, shares = batch_weights(self.weights[order], self.batch_size)
+        totals, shares = batch_weights(self.data.weights[batches.order], self.batch_size)
         uploads = [
-            (self.rows, order.astype(np.int32)),
+            (self.rows, batches.order.astype(np.int32)),
             (self.shares, shares.astype(np.float32)),
-            (self.schedule, self._make_schedule(totals, rates)),
+            (self.schedule, self._make_schedule(totals, batches.rates)),
         ]
         # The device may take the values later than `set` returns
         self.uploaded = [values for _, values in uploads]
@@ -360,24 +319,15 @@ class Steps:
 
     def _make_schedule(self, totals: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """Work out what changes from step to step, and count the optimizer's steps."""
-        schedule = np.zeros((len(totals), 6))
-        schedule[:, 0] = totals / totals.max()  # which suits float32 whatever the weights' scale
-        schedule[:, 1] = self.engine.objective.alpha / totals
-        optimizer, numbers = self.optimizer, np.arange(1, len(totals) + 1)
-        if isinstance(optimizer, WeightAverage):
-            t = optimizer.n_steps + numbers
-            schedule[:, 5] = 1 - np.minimum(optimizer.decay, t / (t + 9))
-            optimizer.n_steps += len(totals)
-            optimizer = optimizer.optimizer
-        schedule[:, 2] = rates
-        if isinstance(optimizer, Adam):
-            t = optimizer.n_steps + numbers
-            root_correction = np.sqrt(1 - optimizer.beta_2**t)
-            schedule[:, 2] *= root_correction / (1 - optimizer.beta_1**t)
-            schedule[:, 3] = optimizer.epsilon * root_correction
-            schedule[:, 4] = 1 - rates * optimizer.decay
-            optimizer.n_steps += len(totals)
-        return schedule.astype(np.float32)
+        columns = {
+            "total": totals / totals.max(),  # which suits float32 whatever the weights' scale
+            "penalty": self.engine.objective.alpha / totals,
+            **self.optimizer.count_steps(rates),
+        }
+        schedule = np.zeros((len(totals), len(COLUMNS)), np.float32)
+        for name, values in columns.items():
+            schedule[:, COLUMNS.index(name)] = values
+        return schedule
 
     def _take_whole_steps(self, n_steps: int) -> None:
         """Take steps of a whole mini-batch: the first by itself, many of the others by a graph."""
@@ -447,21 +397,13 @@ class Steps:
 
     def _optimizer_arguments(self) -> tuple[Any, ...]:
         """Give the optimizer's constants, the parameters, and its arrays."""
-        optimizer: Any = self.optimizer
-        average = np.uintp(0)  # a null pointer
-        if isinstance(optimizer, WeightAverage):
-            optimizer, average = optimizer.optimizer, optimizer.average
-        momentum, betas = 0.0, (0.0, 0.0)
-        if isinstance(optimizer, Adam):
-            betas = optimizer.beta_1, optimizer.beta_2
-            moments = optimizer.mean, optimizer.mean_square
-        else:
-            momentum = optimizer.momentum
-            moments = optimizer.velocity, np.uintp(0)
+        optimizer, null = self.optimizer, np.uintp(0)
+        moments = [*optimizer.moments, null][:2]
         return (
-            np.float32(momentum),
-            *map(np.float64, betas),
+            np.float32(optimizer.momentum),
+            np.float64(optimizer.beta_1),
+            np.float64(optimizer.beta_2),
             self.engine.parameters,
             *moments,
-            average,
+            null if optimizer.average is None else optimizer.average,
         )

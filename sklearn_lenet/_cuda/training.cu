@@ -14,8 +14,20 @@ struct Schedule {
 // ---------------------------------------------------------------------------------------------
 // Loss
 
-// The formulas of `_loss.py`, by one warp. Logarithms of probabilities turn into the gradient with
-// respect to the logits; the lanes get parts of the sample's loss.
+// The formulas of `_loss.py`, by one warp. First, the logits turn into logarithms of probabilities.
+__device__ void log_softmax() {
+    constexpr int CLASSES = Shared::CLASSES;
+    const int lane = threadIdx.x % WARP;
+    float* logits = shared + Shared::LOGITS;
+    float largest = -3.402823466e+38f, sum = 0.0f;
+    for (int k = lane; k < CLASSES; k += WARP) largest = fmaxf(largest, logits[k]);
+    largest = warp_max(largest);
+    for (int k = lane; k < CLASSES; k += WARP) sum += expf(logits[k] - largest);
+    const float log_sum = logf(warp_sum(sum));
+    for (int k = lane; k < CLASSES; k += WARP) logits[k] = logits[k] - largest - log_sum;
+}
+
+// These turn into the gradient with respect to the logits; the lanes get parts of the sample's loss.
 __device__ float cross_entropy(int label, float share, float smoothing) {
     constexpr int CLASSES = Shared::CLASSES;
     constexpr float EVENLY = 1.0f / CLASSES;

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_lenet._schedules import learning_rates
+from sklearn_lenet._schedules import make_schedule
 
 from . import rivals
 from .measuring import (
@@ -41,14 +41,8 @@ def time_to_accuracy(settings: Settings) -> Result:
     X, y = X[:n], y[:n]
     scaled = standardized(X)
     scaled_test = ((X_test - X.mean()) / X.std()).astype(np.float32).reshape(-1, 1, 28, 28)
-    rates = np.concatenate(
-        [
-            learning_rates(
-                "cosine", LR, epoch, TO_99["max_iter"], -(-n // BATCH_SIZE), n_plateaus=0
-            )
-            for epoch in range(TO_99["max_iter"])
-        ]
-    )
+    schedule, n_epochs = make_schedule("cosine", LR, TO_99["max_iter"]), TO_99["max_iter"]
+    rates = np.concatenate([schedule.rates(e, -(-n // BATCH_SIZE)) for e in range(n_epochs)])
     sides, accuracies, free = [Side(), Side(), Side()], [[], [], []], []
     for seed in range(1 if settings.quick else 3):
         runners = (

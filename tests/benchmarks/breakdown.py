@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -181,9 +182,9 @@ def _replacements(clock: Clock) -> dict[str, Any]:
             clock.watch(layer, f"{name} {names[name]}", ("forward", "backward"))
         return network
 
-    def timed_epoch(engine: Engine, X: np.ndarray, *args: Any) -> Any:
+    def timed_epoch(engine: Engine, data: Any, *args: Any) -> Any:
         begin = time.perf_counter()
-        loss = train_epoch(engine, TimedRows(X, clock), *args)
+        loss = train_epoch(engine, replace(data, X=TimedRows(data.X, clock)), *args)
         clock.total += time.perf_counter() - begin
         return loss
 
