@@ -133,12 +133,24 @@ class Memory:
 
     def __init__(self, pool, n_bytes):
         self.n_bytes, self.device = n_bytes, STATE.current.devices[-1]
-        pool.in_use.add(self)
+        pool.remember(self)
 
 
 class MemoryPool:
+    """A pool; it needs no callback at an array's end, in which an interrupt would be lost."""
+
     def __init__(self):
-        self.in_use = weakref.WeakSet()
+        self._references, self._enough = [], 1000
+
+    @property
+    def in_use(self):
+        return [memory for reference in self._references if (memory := reference()) is not None]
+
+    def remember(self, memory):
+        if len(self._references) > self._enough:
+            self._references = [weakref.ref(memory) for memory in self.in_use]
+            self._enough = 2 * len(self._references) + 1000
+        self._references.append(weakref.ref(memory))
 
     def malloc(self, n_bytes):
         return Memory(self, n_bytes)
