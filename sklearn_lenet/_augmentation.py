@@ -1,4 +1,7 @@
-"""Random distortions of training images: affine, and elastic after Simard, Steinkraus and Platt."""
+"""Augmentation of training images: affine and elastic distortions, or whatever a user calls.
+
+The elastic ones are after Simard, Steinkraus and Platt.
+"""
 
 import threading
 from collections.abc import Callable

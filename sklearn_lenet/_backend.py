@@ -189,6 +189,11 @@ def to_device(xp: ModuleType, array: Any) -> Any:
     return on_device
 
 
+def rows_on_host(X: Any, rows: np.ndarray) -> np.ndarray:
+    """Take some rows of `X`, NumPy's or CuPy's, as an array of NumPy's."""
+    return np.asarray(to_host(X[to_device(namespace(X), rows)]))
+
+
 def to_host(value: Any) -> Any:
     """Turn CuPy's arrays, also those in a dict, into NumPy's; leave anything else."""
     if isinstance(value, dict):

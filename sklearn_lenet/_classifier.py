@@ -1,8 +1,8 @@
 """`LeNetClassifier`: the scikit-learn contract. Parameters, validation, labels, attributes."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from math import ceil
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._backend import current_device, find_device, is_cupy, namespace, to_device, to_host
 from ._cuda import CudaEngine
 from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
-from ._images import weighted_mean_and_scale
+from ._images import PixelRanges, pixel_statistics
 from ._loss import log_softmax
 from ._parameters import (
     check_parameters,
@@ -35,20 +35,22 @@ from ._state import (
     generator_of,
     initial_state,
     layout_of,
+    ranges_of,
     trained_state,
 )
 from ._training import train
 from ._validation import (
-    as_array,
     check_classes,
-    check_rows,
+    check_images,
+    check_range,
     check_training_data,
     check_validation_data,
     encode_labels,
-    flatten_images,
     stratified_split,
+    warn_of_extreme,
     weigh_classes,
 )
+from ._warnings import Deferred, warn
 
 
 def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
@@ -249,6 +251,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     _optimizer: tuple[str, dict[str, Any]]
     _generator: Mapping[str, Any]
     _validation_seed: int
+    _ranges: dict[str, tuple[float, float]]
     _format: int
 
     def __init__(
@@ -351,19 +354,25 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or the data aren't allowed, or the training diverges. The estimator then
-            is as it was before.
+            If a parameter or the data aren't allowed, or the training diverges in its first epoch.
+            The estimator then is as it was before.
 
         Warns
         -----
         UserWarning
-            If a keyboard interrupt ended the training early. The weights so far are kept.
+            If a keyboard interrupt ended the training early: the weights so far are kept. If one
+            pixel in 10,000, or fewer, make most of the variance of `X`. If `X_val`, or with
+            `warm_start` `X`, is in another range than what was learnt from before.
+        ImageShapeWarning
+            If rows are laid out as images by a guess.
         ConvergenceWarning
-            If `tol` is given and `max_iter` epochs did not bring the training to a standstill.
+            If the training diverged: the weights are those of the best epoch before. If the network
+            gives all of `X` the same answer. If `tol` is given and `max_iter` epochs did not bring
+            the training to a standstill.
         """
         check_parameters(self)
         device = find_device(self.device)
-        with _restored_on_error(self), current_device(device):
+        with Deferred(), _restored_on_error(self), current_device(device):
             is_continued = self.warm_start and self.__sklearn_is_fitted__()
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
             rows = np.flatnonzero(weights)
@@ -372,6 +381,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             data = weigh_classes(self.class_weight, classes, X, y, weights)
             self._prepare(data, classes, is_continued)
             validation = check_validation_data(self, X_val, y_val, sample_weight_val)
+            if validation is not None:
+                held_out = validation.X, validation.rows
+                check_range(*held_out, layout_of(self), ranges_of(self), "X_val")
             return self._train(data, validation, device)
 
     @available_if(_supports_partial_fit)
@@ -406,7 +418,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """
         check_parameters(self)
         device = find_device(self.device)
-        with _restored_on_error(self), current_device(device):
+        with Deferred(), _restored_on_error(self), current_device(device):
             is_continued = self.__sklearn_is_fitted__()
             classes = check_classes(self, classes)
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
@@ -512,15 +524,25 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         return architecture_of(self).views(self._parameters)
 
     def _prepare(self, data: Data, classes: np.ndarray, is_continued: bool) -> None:
-        """Set all that the first call determines: classes, layout, architecture, weights."""
+        """Set all that the first call determines, and hold later ones to it.
+
+        That is the classes, the network and its initial weights, and how images get there.
+        """
         if is_continued:
             check_same_network(self, architecture_of(self), self._parameters.dtype)
+            seen = check_range(data.X, data.rows, layout_of(self), ranges_of(self))
+            if seen is not None:
+                self._ranges = asdict(ranges_of(self).joined(PixelRanges.of(*seen)))
             return
         self.classes_ = classes
-        pixels = weighted_mean_and_scale(data.X, data.weights, data.rows)
-        network = network_for(self, data.X.shape[1], len(classes), *pixels)
+        layout, architecture = network_for(self, data.X.shape[1], len(classes))
+        pixels = pixel_statistics(data.X, data.weights, data.rows)
+        if pixels.extreme is not None:
+            warn_of_extreme(*pixels.extreme)
+        layout = replace(layout, mean=pixels.mean, scale=pixels.scale)
         dtype = network_dtype(self, data.X)
-        self.__dict__.update(initial_state(*network, dtype, self.random_state))
+        network = layout, architecture, pixels.ranges, dtype
+        self.__dict__.update(initial_state(*network, self.random_state))
 
     def _train(
         self, data: Data, validation: Data | None, device: int | None, partial: bool = False
@@ -563,15 +585,15 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         try:
             device = find_device(self.device)
         except RuntimeError as error:
-            warnings.warn(f"{error} Predicting on the CPU instead.", stacklevel=4)
+            warn(f"{error} Predicting on the CPU instead.")
             device = None
         with current_device(device):
             yield device
 
     def _log_proba(self, X: Any, device: int | None) -> Any:
         """Check `X`, and compute the logarithms of the class probabilities."""
-        X = flatten_images(as_array(X), self.image_shape_)
-        X = check_rows(self, X, reset=False)
+        X = check_images(self, X)
+        check_range(X, None, layout_of(self), ranges_of(self))
         workers = min(n_workers(self), ceil(len(X) / SHARD_SIZE))
         with self._engine(self._parameters, workers, device) as engine:
             log_proba = engine.predict_logits(X)

@@ -72,11 +72,14 @@ class Workers:
         helpers = self._inboxes[: n_tasks - 1]
         for inbox in helpers:
             inbox.put((work, tasks))
-        errors = [self._work_off(0, work, tasks)]
-        errors += [self._finished.get() for _ in helpers]
-        for error in errors:
+        results = [self._work_off(0, work, tasks)]
+        results += [self._finished.get() for _ in helpers]
+        error = next(filter(None, results), None)
+        try:
             if error is not None:
                 raise error
+        finally:
+            del error, results  # an error that this frame kept would keep the frame, and so X
 
     def _serve(self, worker: int, inbox: SimpleQueue) -> None:
         np.seterr(all="ignore")  # each thread has its own setting; the engine holds the caller's
@@ -203,9 +206,9 @@ class Engine:
 
     xp: Any = np
 
-    # Samples that go through a network at once, shards whose gradients exist at the same time, and
-    # rows that are predicted in one go, which here need not even be gathered: at most
-    n_samples, n_shards, n_predicted = SHARD_SIZE, _SHARDS_AT_ONCE, 2**31
+    # At most: samples that go through a network, shards whose gradients exist at the same time, and
+    # rows that are predicted in one go, which here need not even be gathered
+    samples_at_once, shards_at_once, rows_at_once = SHARD_SIZE, _SHARDS_AT_ONCE, 2**31
 
     def __init__(
         self,
@@ -272,6 +275,8 @@ class Engine:
             part = slice(n * size, (n + 1) * size)
             # Drawn here, for the whole mini-batch: the same for any number of workers
             draws = self.objective.augmentation.draw(generator, len(rows), self.parameters.dtype)
+            if draws is not None:
+                draws = to_device(xp, draws)
             loss = losses[n : n + 1]
             gradient = self._gradient(rows, labels[part], shares[part], draws, loss)
             if alpha > 0:
@@ -307,7 +312,7 @@ class Engine:
         xp, smoothing = self.xp, self.objective.label_smoothing
         if not self._gradients:
             self._make_vectors()
-        losses: list[Any] = [None] * self.n_shards
+        losses: list[Any] = [None] * self.shards_at_once
 
         def work(worker: int, number: int) -> None:
             shard = group[number]
@@ -323,8 +328,8 @@ class Engine:
         # The first shard's place takes the sum: the shards after the first ones have the others
         shards = even_slices(len(rows), ceil(len(rows) / self._shard_size(len(rows))))
         total, *others = self._gradients
-        for first in range(0, len(shards), self.n_shards):
-            group = shards[first : first + self.n_shards]
+        for first in range(0, len(shards), self.shards_at_once):
+            group = shards[first : first + self.shards_at_once]
             places = self._gradients if first == 0 else others
             self._workers.run(work, len(group))
             for number, gradient in enumerate(places[: len(group)]):
@@ -335,7 +340,9 @@ class Engine:
 
     def _shard_size(self, n_samples: int) -> int:
         """Give how many samples of such a mini-batch go through a network at once, at most."""
-        return self.n_samples if n_samples > self.n_samples else self.n_samples // 2
+        return (
+            self.samples_at_once if n_samples > self.samples_at_once else self.samples_at_once // 2
+        )
 
     def predict_logits(self, X: Any, rows: np.ndarray | None = None) -> Any:
         """Compute the logits: the last layer's outputs.
@@ -376,15 +383,17 @@ class Engine:
         outputs = self.xp.empty((n_rows, n_outputs), self.parameters.dtype)
 
         def work(worker: int, number: int) -> None:
-            shard = slice(number * self.n_samples, min((number + 1) * self.n_samples, len(batch)))
+            shard = slice(
+                number * self.samples_at_once, min((number + 1) * self.samples_at_once, len(batch))
+            )
             network, loader = self._network(worker, shard.stop - shard.start, trains=False)
             loader.load(batch[shard])
             network.forward()
             self.xp.copyto(outputs[begin:][shard], getattr(network, name).T)
 
         begin = 0
-        for batch in self._rows(X, rows, self.n_predicted):
-            self._workers.run(work, ceil(len(batch) / self.n_samples))
+        for batch in self._rows(X, rows, self.rows_at_once):
+            self._workers.run(work, ceil(len(batch) / self.samples_at_once))
             begin += len(batch)
         return outputs
 
@@ -395,8 +404,8 @@ class Engine:
             shape, dtype = self.parameters.shape, self.parameters.dtype
             return [zeros(self.xp, shape, dtype) for _ in range(n)]
 
-        self._worker_gradients = vectors(min(self.n_workers, self.n_shards))
-        self._gradients = vectors(self.n_shards + 1)
+        self._worker_gradients = vectors(min(self.n_workers, self.shards_at_once))
+        self._gradients = vectors(self.shards_at_once + 1)
 
     def _network(self, worker: int, n_samples: int, trains: bool) -> tuple[Network, ImageLoader]:
         """Return the worker's own network for `n_samples` samples, made when first wanted."""

@@ -18,8 +18,8 @@ class Optimizer(ABC):
         Changed in place by each step.
     average : array of shape (n_parameters,) or None
         What predicts in the parameters' place, if the optimizer averages them.
-    rule : {"SGD", "NESTEROV", "ADAM"} or None
-        Name of the step in `training.cu`; None where there is none.
+    rule : {"SGD", "NESTEROV", "ADAM"}
+        Name of the step in `training.cu`.
     momentum, beta_1, beta_2 : float
         Constants of the rule; 0 where it has none.
     moments : tuple of arrays of shape (n_parameters,)
@@ -28,7 +28,7 @@ class Optimizer(ABC):
 
     parameters: Any
     average: Any = None
-    rule: str | None = None
+    rule: str
     momentum = beta_1 = beta_2 = 0.0
     moments: tuple[Any, ...]
 
@@ -66,13 +66,13 @@ class Optimizer(ABC):
         return self.parameters if self.average is None else self.average
 
     @contextmanager
-    def predicts(self) -> Iterator[None]:
-        """Let the parameters be those that predict within the block."""
-        if self.average is None:
+    def replaced(self, parameters: Any) -> Iterator[None]:
+        """Let the parameters be others within the block."""
+        if parameters is self.parameters:
             yield
             return
         stepped_to = self.parameters.copy()
-        self.parameters[...] = self.average
+        self.parameters[...] = parameters
         try:
             yield
         finally:

@@ -156,17 +156,15 @@ def network_design(estimator: Any) -> dict[str, Any]:
 
 
 def network_for(
-    estimator: Any, n_features: int, n_classes: int, mean: float, scale: float
+    estimator: Any, n_features: int, n_classes: int
 ) -> tuple[ImageLayout, Architecture]:
-    """Work out the network for images of `image_shape_`, and how it gets them.
+    """Work out the network for images of `image_shape_`, and how it gets them, yet unscaled.
 
     Parameters
     ----------
     estimator : LeNetClassifier
     n_features : int
     n_classes : int
-    mean, scale : float
-        Of the pixels, as for `ImageLayout`.
 
     Raises
     ------
@@ -187,8 +185,8 @@ def network_for(
         n_features,
         smallest_image(kernel_size, stride, padding, _POOL_SIZE),
         prod(stride) * _POOL_SIZE ** len(stride),
-        mean,
-        scale,
+        mean=0.0,
+        scale=1.0,
     )
     architecture = Architecture(
         image_shape=layout.canvas_shape, pool_size=_POOL_SIZE, n_classes=n_classes, **design
@@ -232,7 +230,8 @@ def training_settings(estimator: Any, n_samples: int, partial: bool) -> Settings
         shuffle=estimator.shuffle,
         tol=None if estimator.tol is None else float(estimator.tol),
         n_iter_no_change=estimator.n_iter_no_change,
-        warns_of_standstill=not partial,
+        decay=_decay(estimator),
+        is_partial=partial,
         verbose=estimator.verbose,
     )
 
@@ -249,6 +248,10 @@ def training_objective(estimator: Any) -> Objective:
         float(estimator.label_smoothing),
         make_augmentation(estimator.augment, estimator.image_shape_),
     )
+
+
+def _decay(estimator: Any) -> float:
+    return float(estimator.alpha) if estimator.solver == "adamw" else 0.0
 
 
 def optimizer_name(estimator: Any) -> str:
@@ -274,8 +277,7 @@ def make_optimizer(estimator: Any, xp: Any, parameters: Any, n_weights: int) -> 
         momentum, nesterov = float(estimator.momentum), estimator.nesterovs_momentum
         optimizer = SGD(xp, parameters, momentum, nesterov)
     else:
-        decay = float(estimator.alpha) if estimator.solver == "adamw" else 0.0
-        optimizer = Adam(xp, parameters, decay, n_weights)
+        optimizer = Adam(xp, parameters, _decay(estimator), n_weights)
     if estimator.ema_decay is None:
         return optimizer
     return WeightAverage(xp, optimizer, float(estimator.ema_decay))

@@ -11,7 +11,7 @@ _WARM_UP = 0.05
 
 # What "plateau" multiplies the learning rate by, and after how many epochs without improvement, as
 # `MLPClassifier(learning_rate="adaptive")` does
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 1 / 5, 2
+_PLATEAU_FACTOR, _PLATEAU_PATIENCE = 1 / 5, 2
 
 
 class Schedule:
@@ -89,11 +89,11 @@ class Plateau(Schedule):
     n_plateaus = n_without_improvement = 0
 
     def rate(self, epoch: int, times: np.ndarray) -> float:
-        return self.lr * PLATEAU_FACTOR**self.n_plateaus
+        return self.lr * _PLATEAU_FACTOR**self.n_plateaus
 
     def epoch_ended(self, improved: bool) -> None:
         self.n_without_improvement = 0 if improved else self.n_without_improvement + 1
-        if self.n_without_improvement == PLATEAU_PATIENCE:
+        if self.n_without_improvement == _PLATEAU_PATIENCE:
             self.n_plateaus, self.n_without_improvement = self.n_plateaus + 1, 0
 
 
@@ -103,6 +103,8 @@ class UserSchedule(Schedule):
     Parameters
     ----------
     function : callable
+    lr, max_iter
+        As for other schedules, though unused.
 
     Raises
     ------
@@ -110,7 +112,8 @@ class UserSchedule(Schedule):
         By `rates`, if the callable returns something else than a positive number.
     """
 
-    def __init__(self, function: Callable[[int], float]) -> None:
+    def __init__(self, function: Callable[[int], float], lr: float, max_iter: int) -> None:
+        super().__init__(lr, max_iter)
         self.function = function
 
     def rate(self, epoch: int, times: np.ndarray) -> float:
@@ -133,5 +136,5 @@ _SCHEDULES = {"constant": Schedule, "step": Step, "cosine": Cosine, "plateau": P
 def make_schedule(lr_schedule: str | Callable[[int], float], lr: float, max_iter: int) -> Schedule:
     """Make the schedule that the estimator's parameter `lr_schedule` names."""
     if callable(lr_schedule):
-        return UserSchedule(lr_schedule)
+        return UserSchedule(lr_schedule, lr, max_iter)
     return _SCHEDULES[lr_schedule](lr, max_iter)

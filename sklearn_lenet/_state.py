@@ -17,12 +17,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from ._backend import to_host
-from ._images import ImageLayout
+from ._images import ImageLayout, PixelRanges
 from ._network import Architecture
 from ._training import Course
 
 # Of the attributes below. Files of another format are refused.
-FORMAT = 1
+FORMAT = 2
 
 # Arrays of a solver's state; "n_steps" counts beside them
 _SOLVERS = {
@@ -33,7 +33,11 @@ _SOLVERS = {
 
 
 def initial_state(
-    layout: ImageLayout, architecture: Architecture, dtype: str, random_state: Any
+    layout: ImageLayout,
+    architecture: Architecture,
+    ranges: PixelRanges,
+    dtype: str,
+    random_state: Any,
 ) -> dict[str, Any]:
     """Give the attributes of an estimator that has not yet been trained.
 
@@ -41,6 +45,7 @@ def initial_state(
     ----------
     layout : ImageLayout
     architecture : Architecture
+    ranges : PixelRanges
     dtype : {"float32", "float64"}
         Of the parameters.
     random_state : int, RandomState or None
@@ -51,6 +56,7 @@ def initial_state(
     return {
         "_layout": asdict(layout),
         "_architecture": asdict(architecture),
+        "_ranges": asdict(ranges),
         "_parameters": architecture.initial_parameters(generator, dtype),
         "_generator": generator.bit_generator.state,
         "_validation_seed": int(seeds[1]),
@@ -89,7 +95,9 @@ def trained_state(
     trained = {
         "_format": FORMAT,
         "_parameters": to_host(course.parameters),
-        "_optimizer": (optimizer_name, to_host(course.optimizer.state)),
+        "_optimizer": (
+            ("", {}) if course.has_diverged else (optimizer_name, to_host(course.optimizer.state))
+        ),
         "_generator": generator.bit_generator.state,
         "n_iter_": len(epochs),
         "t_": state["t_"] + len(epochs) * n_samples,
@@ -121,6 +129,11 @@ def architecture_of(estimator: Any) -> Architecture:
 def layout_of(estimator: Any) -> ImageLayout:
     """Read off a fitted estimator how rows become images."""
     return ImageLayout(**estimator._layout)
+
+
+def ranges_of(estimator: Any) -> PixelRanges:
+    """Read off a fitted estimator in which range its images were."""
+    return PixelRanges(**estimator._ranges)
 
 
 def generator_of(estimator: Any) -> np.random.Generator:
@@ -176,6 +189,11 @@ def _check_fitted(state: Mapping[str, Any]) -> None:
     layout = _check_layout(state["_layout"], architecture)
     _require(state["image_shape_"] == layout.image_shape, "image_shape_ is another")
     _require(state["n_features_in_"] == layout.n_features, "n_features_in_ is another")
+    ranges = state["_ranges"]
+    _require(set(ranges) == {field.name for field in fields(PixelRanges)}, "the ranges are others")
+    for pair in ranges.values():
+        is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_real, pair))
+        _require(is_pair, "a range is no pair of numbers")
     classes = state["classes_"]
     _require(
         isinstance(classes, np.ndarray) and classes.shape == (architecture.n_classes,),

@@ -1,6 +1,5 @@
 """The training loop: epochs, validation, stopping, progress."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -12,17 +11,23 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ._backend import to_host
+from ._diagnosis import answers, likely_cause, warn_of_one_answer
 from ._engine import Data, Engine, MiniBatches
 from ._loss import log_softmax
 from ._optimizers import Optimizer
-from ._schedules import Schedule, make_schedule
+from ._schedules import make_schedule
+from ._warnings import warn
+
+# Sums of squares of the weights: those below do not make outputs overflow, those above no training
+# comes to that has not diverged
+_SAFE_SIZE, _ABSURD_SIZE = 1e6, 1e24
 
 
 @dataclass(frozen=True)
 class Settings:
     """Parameters of the estimator that steer training; their meaning is documented there.
 
-    `max_iter` is a number here.
+    `max_iter` is a number here, `decay` that of AdamW, and 0 for other solvers.
     """
 
     lr: float
@@ -32,7 +37,8 @@ class Settings:
     shuffle: bool
     tol: float | None
     n_iter_no_change: float
-    warns_of_standstill: bool
+    decay: float
+    is_partial: bool
     verbose: int
 
 
@@ -82,65 +88,116 @@ class Course:
     ----------
     engine : Engine
     optimizer : Optimizer
-    schedule : Schedule
+    data : Data
     validation : Data or None
     settings : Settings
 
     Attributes
     ----------
+    schedule : Schedule
     epochs : list of Epoch
-        Those run to their end.
+        Those run to their end, and not diverged.
+    has_diverged : bool
+        Whether a later one has.
     """
 
     def __init__(
         self,
         engine: Engine,
         optimizer: Optimizer,
-        schedule: Schedule,
+        data: Data,
         validation: Data | None,
         settings: Settings,
     ) -> None:
-        self.engine, self.optimizer, self.schedule = engine, optimizer, schedule
-        self.validation, self.settings = validation, settings
+        self.engine, self.optimizer, self.settings = engine, optimizer, settings
+        self.data, self.validation = data, validation
+        self.schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
         self.epochs: list[Epoch] = []
+        self.has_diverged = False
         self._best, self._best_parameters, self._n_without_improvement = -inf, None, 0
 
     @property
     def parameters(self) -> Any:
         """What the training leaves, as the engine's kind of array.
 
-        With validation, the parameters of the best epoch, otherwise the last, or their average.
+        With validation, the parameters of the best epoch, otherwise the last, or their average; if
+        the training has diverged since, those of the epoch of least loss.
         """
-        if self._best_parameters is None:
+        if self._best_parameters is None or not (self.validation or self.has_diverged):
             return self.optimizer.predicting
         return self._best_parameters
 
     def epoch_ended(self, loss: float) -> bool:
-        """Take in an epoch's loss, and tell whether the training is to stop."""
-        epoch = self._judge(loss)
+        """Take in an epoch's loss, and tell whether the training is to stop.
+
+        Raises
+        ------
+        ValueError
+            If it has diverged, and no epoch before it is left to go back to.
+        """
+        fault = self._fault(loss)
+        if fault:
+            self._diverge(fault, len(self.epochs) + 1)
+            return True
+        epoch = Epoch(loss, nan, nan)
+        if self.validation is not None:
+            with self.optimizer.replaced(self.optimizer.predicting):
+                epoch = Epoch(loss, *_validate(self.engine, self.validation))
         quality = epoch.validation_score if self.validation else -epoch.loss
         improved = quality > self._best + (self.settings.tol or 0)
         self._n_without_improvement = 0 if improved else self._n_without_improvement + 1
         if quality > self._best:
             self._best = quality
-            if self.validation:
-                self._best_parameters = self.optimizer.predicting.copy()
+            self._best_parameters = self.optimizer.predicting.copy()
         self.schedule.epoch_ended(improved)
         self.epochs.append(epoch)
         may_stop = self.validation is not None or self.settings.tol is not None
         return may_stop and self._n_without_improvement >= self.settings.n_iter_no_change
 
-    def _judge(self, loss: float) -> Epoch:
-        """Check the loss, and validate."""
+    def training_ended(self) -> None:
+        """Look at the solver's state, and whether what is left gives more than one answer."""
+        if not self.epochs:
+            return
+        xp = self.engine.xp
+        if not all(xp.isfinite(moment).all().item() for moment in self.optimizer.moments):
+            self._diverge("The solver's averages became infinite or NaN", len(self.epochs))
+        if not self.settings.is_partial:
+            with self.optimizer.replaced(self.parameters):
+                warn_of_one_answer(self.engine, self.data, self.settings)
+
+    def _fault(self, loss: float) -> str:
+        """Say what has become infinite or NaN in an epoch, if anything has."""
         if not isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss}. The training diverged: choose an 'lr' smaller than "
-                f"{self.settings.lr}, or check the input for features of extreme values."
-            )
-        if self.validation is None:
-            return Epoch(loss, nan, nan)
-        with self.optimizer.predicts():
-            return Epoch(loss, *_validate(self.engine, self.validation))
+            return f"The loss became {loss}"
+        optimizer = self.optimizer
+        size = max((v @ v).item() for v in (optimizer.parameters, optimizer.predicting))
+        if not size < inf:
+            return "The weights became infinite or NaN"
+        if size > _ABSURD_SIZE:
+            return f"The weights grew to {size**0.5:.2g}"
+        if size > _SAFE_SIZE:
+            with optimizer.replaced(optimizer.predicting):
+                if not np.isfinite(answers(self.engine, self.data)).all():
+                    return "The outputs became infinite or NaN"
+        return ""
+
+    def _diverge(self, fault: str, number: int) -> None:
+        """Go back to the best epoch so far, with a warning; raise an error if there is none."""
+        if self.has_diverged:
+            return
+        rate = float(self.schedule.rates(number - 1, 1).max())
+        cause = likely_cause(self.engine, self.data, self.settings, rate)
+        message = f"{fault} in epoch {number}. The training diverged: {cause}."
+        if self._best_parameters is None or self.settings.is_partial:
+            raise ValueError(message)
+        self.has_diverged = True
+        losses = [epoch.loss for epoch in self.epochs]
+        scores = [epoch.validation_score for epoch in self.epochs]
+        best = scores.index(max(scores)) if self.validation else losses.index(min(losses))
+        warn(
+            f"{message} The weights are those of epoch {best + 1}, the best before that.",
+            ConvergenceWarning,
+        )
 
 
 def train(
@@ -172,34 +229,35 @@ def train(
     Raises
     ------
     ValueError
-        If the loss becomes infinite or NaN.
+        If the training diverges in the first epoch, or in the one of `partial_fit`.
     """
-    schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
+    course = Course(engine, optimizer, data, validation, settings)
     orders = Orders(generator, data.rows, settings.shuffle)
     n_batches = ceil(len(data.rows) / settings.batch_size)
-    course = Course(engine, optimizer, schedule, validation, settings)
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
-                rates = schedule.rates(number, n_batches)
+                rates = course.schedule.rates(number, n_batches)
                 batches = MiniBatches(orders.take(), settings.batch_size, rates)
                 loss = engine.train_epoch(data, batches, optimizer, generator)
                 if number + 1 < settings.max_iter:
                     orders.draw_ahead()  # before the loss is waited for
                 stops = course.epoch_ended(loss())
+                if course.has_diverged:
+                    break
                 show(course.epochs[-1])
                 if stops:
                     break
             else:
-                if settings.tol is not None and settings.warns_of_standstill:
-                    warnings.warn(
+                if settings.tol is not None and not settings.is_partial:
+                    warn(
                         f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached "
                         "and the optimization hasn't converged yet.",
                         ConvergenceWarning,
-                        stacklevel=4,
                     )
+        course.training_ended()
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", stacklevel=4)
+        warn("Training interrupted by user.")
     return course
 
 

@@ -1,11 +1,13 @@
 """What data may be: X, y and weights, on the host and on a device; images; the validation set."""
 
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import compute_class_weight, murmurhash3_32
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import (
@@ -15,9 +17,24 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._backend import find_device, is_cupy, namespace, to_host
+from ._backend import find_device, is_cupy, namespace, rows_on_host, to_host
 from ._engine import Data
-from ._images import infer_image_shape, is_square_colour, row_chunks
+from ._images import (
+    ImageLayout,
+    PixelRanges,
+    image_moments,
+    image_spreads,
+    infer_image_shape,
+    is_square_colour,
+    row_chunks,
+)
+from ._warnings import warn
+
+# Images of fewer pixels differ too much from each other to tell another range by
+_FEWEST_PIXELS = 64
+
+# Rows whose range is looked at, roughly
+_LOOKED_AT = 32
 
 
 class ImageShapeWarning(UserWarning):
@@ -28,46 +45,75 @@ def check_training_data(
     estimator: Any, X: Any, y: Any, sample_weight: Any, reset: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
-    given = X = as_array(X)
-    X = flatten_images(X, None if reset else estimator.image_shape_)
-    y, sample_weight = to_host(y), to_host(sample_weight)
-    if is_cupy(X):
-        X = check_rows(estimator, X, reset)
-        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
-        check_consistent_length(X, y)
-    else:
-        X, y = validate_data(estimator, X, y, reset=reset, multi_output=True, dtype="numeric")
-    y = column_or_1d(y, warn=True)
-    check_classification_targets(y)
-    if sample_weight is None:
-        weights = np.ones(len(X))
-    else:
-        weights = check_array(
-            sample_weight,
-            ensure_2d=False,
-            dtype=np.float64,
-            ensure_non_negative=True,
-            input_name="sample_weight",
+    X = as_array(X)
+    shape = _image_shape_of(X)
+    if reset and shape is not None:
+        _check_channels_first(
+            shape,
+            f"X has shape {tuple(X.shape)}, which",
+            "pass X.transpose(0, 3, 1, 2), of shape (n_samples, C, H, W).",
         )
-        if weights.ndim != 1:
-            raise ValueError(
-                f"Sample weights must be a 1D array, got a {weights.ndim}D array. "
-                f"Expected shape ({len(X)},)."
+    y, sample_weight = to_host(y), to_host(sample_weight)
+    with _telling_of_shapes(X, None if reset else estimator.image_shape_):
+        rows = flatten_images(X)
+        if is_cupy(rows):
+            rows = check_rows(estimator, rows, reset)
+            y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+            check_consistent_length(rows, y)
+        else:
+            checked, y = validate_data(
+                estimator, rows, y, reset=reset, multi_output=True, dtype="numeric"
             )
-        check_consistent_length(X, weights)
-        if not weights.any():
-            raise ValueError("Sample weights must contain at least one non-zero number.")
+            rows = _as_narrow_as(rows, checked)
+    if y.ndim == 2 and y.shape[1] == 1:
+        warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of "
+            "y to (n_samples,), for example using ravel().",
+            DataConversionWarning,
+        )
+    y = column_or_1d(y)
+    check_classification_targets(y)
+    weights = _check_weights(sample_weight, rows)
     if reset:
-        estimator.image_shape_ = _resolve_image_shape(estimator, given, X.shape[1])
-    return X, y, weights
+        estimator.image_shape_ = _resolve_image_shape(estimator, shape, rows)
+    return rows, y, weights
+
+
+def _check_weights(sample_weight: Any, X: Any) -> np.ndarray:
+    """Check the samples' weights; None weighs all alike."""
+    if sample_weight is None:
+        return np.ones(len(X))
+    weights = check_array(
+        sample_weight,
+        ensure_2d=False,
+        dtype=np.float64,
+        ensure_non_negative=True,
+        input_name="sample_weight",
+    )
+    if weights.ndim != 1:
+        raise ValueError(
+            f"Sample weights must be a 1D array, got a {weights.ndim}D array. "
+            f"Expected shape ({len(X)},)."
+        )
+    check_consistent_length(X, weights)
+    if not weights.any():
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
 
 
 def check_rows(estimator: Any, X: Any, reset: bool) -> Any:
     """Check X alone; CuPy's stays on its device, where scikit-learn does not look at it."""
-    if not is_cupy(X):
-        return validate_data(estimator, X, reset=reset, dtype="numeric")
-    check_device_rows(X, find_device(estimator.device), estimator.device)
-    return validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if is_cupy(X):
+        check_device_rows(X, find_device(estimator.device), estimator.device)
+        return validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return _as_narrow_as(X, validate_data(estimator, X, reset=reset, dtype="numeric"))
+
+
+def check_images(estimator: Any, X: Any) -> Any:
+    """Check what a fitted estimator is to predict; gives rows."""
+    X = as_array(X)
+    with _telling_of_shapes(X, estimator.image_shape_):
+        return check_rows(estimator, flatten_images(X), reset=False)
 
 
 def check_validation_data(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Data | None:
@@ -83,35 +129,158 @@ def check_validation_data(estimator: Any, X: Any, y: Any, sample_weight: Any) ->
     return Data(X, encode_labels(y, estimator.classes_, rows), weights, rows)
 
 
-def _resolve_image_shape(estimator: Any, X: Any, n_features: int) -> tuple[int, int, int]:
+def check_range(
+    X: Any, rows: np.ndarray | None, layout: ImageLayout, fitted: PixelRanges, name: str = "X"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Warn if images lie in another range than those of the fit.
+
+    They do where the median of their means is far outside of the fitted images' means, or the
+    median of their standard deviations far off the fitted ones'. Images of one value, which any
+    range may have, do not count.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        NumPy's or CuPy's.
+    rows : integer ndarray of shape (n_rows,) or None
+        Rows of `X`; None is all. Some of them, evenly spread, are looked at.
+    layout : ImageLayout
+    fitted : PixelRanges
+    name : str, default="X"
+        What the warning calls `X`.
+
+    Returns
+    -------
+    images, means, deviations : ndarrays, or None
+        What was looked at, if it can be told, and is in range; mean and standard deviation of each.
+    """
+    images = _some_of(X, rows)
+    if layout.n_features < _FEWEST_PIXELS or fitted.deviations[1] == 0 or len(images) == 0:
+        return None
+    means, deviations = image_moments(images, layout)
+    if deviations.min() < 1e-3:
+        varied = images.max(axis=1) != images.min(axis=1)
+        if not varied.any():
+            return None
+        images, means, deviations = images[varied], means[varied], deviations[varied]
+    if not _are_far(means, deviations, fitted) or not _are_far(
+        # A few pixels that no image had before, as with features that were constant, are no range
+        image_moments(np.clip(images.astype(np.float64), *fitted.values), layout)[0],
+        np.minimum(deviations, image_spreads(images, layout)),
+        fitted,
+    ):
+        return images, means, deviations
+    low, high = fitted.values
+    warn(
+        f"{name} has values from {images.min():.6g} to {images.max():.6g}, {images.mean():.4g} on "
+        f"average, but LeNetClassifier was fitted with values from {low:.6g} to {high:.6g}, "
+        f"{layout.mean:.4g} on average: predictions will be poor. Scale all data in the same way."
+    )
+    return None
+
+
+def _are_far(means: np.ndarray, deviations: np.ndarray, fitted: PixelRanges) -> bool:
+    """Tell whether the medians of these means, or deviations, are far from the fitted images'."""
+    mean, deviation = (float(np.sort(v)[len(v) // 2]) for v in (means, deviations))
+    (lowest, highest), (least, greatest) = fitted.means, fitted.deviations
+    off = max(lowest - mean, mean - highest)
+    is_off = off > max((highest - lowest) / 2, 0.5)
+    return is_off or not least / 5 <= deviation <= 5 * greatest
+
+
+def _some_of(X: Any, rows: np.ndarray | None) -> np.ndarray:
+    """Take some of the rows, evenly spread, to the host."""
+    if rows is None:
+        return to_host(X[:: max(1, len(X) // _LOOKED_AT)])
+    return rows_on_host(X, rows[:: max(1, len(rows) // _LOOKED_AT)])
+
+
+def warn_of_extreme(row: int, feature: int, value: float) -> None:
+    """Warn of a feature that drowns all others."""
+    warn(
+        f"X has an extreme value: feature {feature} of row {row} is {value:.6g}, and makes, with "
+        "at most one feature in 10,000, more than half of the variance of X. All others are scaled "
+        "to almost nothing. Replace values that stand for missing ones."
+    )
+
+
+def _resolve_image_shape(
+    estimator: Any, array_shape: tuple[int, int, int] | None, X: Any
+) -> tuple[int, int, int]:
     """Find what shape of image a row of features has."""
-    array_shape = _image_shape_of(X)
-    if estimator.image_shape is not None:
-        C, H, W = (1, *estimator.image_shape)[-3:]
+    n_features, asked = X.shape[1], estimator.image_shape
+    if asked is not None:
+        C, H, W = (1, *map(int, asked))[-3:]
+        if array_shape is None and len(asked) == 3:
+            remedy = f"pass image_shape=({W}, {C}, {H}).{_order_of_rows(C, H, W)}"
+            _check_channels_first((C, H, W), f"image_shape={asked!r}", remedy)
         if n_features != C * H * W or (array_shape and array_shape != (C, H, W)):
             came = f"images of shape {array_shape}" if array_shape else f"{n_features} features"
             raise ValueError(
-                f"image_shape={estimator.image_shape!r} is {C * H * W} features, as {C} x {H} x "
-                f"{W} pixels, but X has {came}."
+                f"image_shape={asked!r} is {C * H * W} features, as {C} x {H} x {W} pixels, but X "
+                f"has {came}."
             )
         return C, H, W
     if array_shape:
         return array_shape
+    shape = infer_image_shape(n_features)
+    ends = "" if prod(shape) == n_features else " with zeros at the end"
+    read = f"They are read as {shape[1]} x {shape[2]} pixels{ends}"
     if is_square_colour(n_features):
         side = int((n_features // 3) ** 0.5)
-        raise ValueError(
-            f"X has {n_features} features, which may be {side} x {side} images of 3 channels: "
-            f"pass image_shape=(3, {side}, {side}), or the (H, W) of grey images."
+        message = (
+            f"X has {n_features} features, which may be {side} x {side} images of 3 channels: pass "
+            f"image_shape=(3, {side}, {side}), or the (H, W) of grey images."
         )
-    shape = infer_image_shape(n_features)
-    if prod(shape) != n_features and n_features > 64:
-        warnings.warn(
-            f"X has {n_features} features, which are no square image: they are read as "
-            f"{shape[1]} x {shape[2]} pixels with zeros at the end. Pass image_shape=(H, W).",
+        if _has_pixels(X):
+            raise ValueError(message + _order_of_rows(side, side, 3))
+        warn(f"{message} {read}.", ImageShapeWarning)
+    elif ends and n_features > 64:
+        warn(
+            f"X has {n_features} features, which are no square image. {read}. Pass "
+            "image_shape=(H, W).",
             ImageShapeWarning,
-            stacklevel=4,
         )
     return shape
+
+
+def _order_of_rows(H: int, W: int, C: int) -> str:
+    """Say in which order a row has the features of an image."""
+    if C == 1:
+        return ""
+    return (
+        " A row has one channel after the other. If yours have each pixel's channels together, "
+        f"as flattened from an array of shape (n, {H}, {W}, {C}), pass "
+        f"X.reshape(-1, {H}, {W}, {C}).transpose(0, 3, 1, 2) instead."
+    )
+
+
+def _has_pixels(X: Any) -> bool:
+    """Tell whether X has whole numbers from 0 to 255, or numbers from 0 to 1, alone."""
+    low, high = X.min().item(), X.max().item()
+    if low < 0 or high > 255:
+        return False
+    return high <= 1 or X.dtype.kind in "biu" or (namespace(X).rint(X) == X).all().item()
+
+
+def _check_channels_first(shape: tuple[int, int, int], what: str, remedy: str) -> None:
+    """Refuse a shape that has its channels last; warn where it may have, or no channels at all."""
+    C, H, W = shape
+    if W <= 4 < C and max(C, H) <= 4 * min(C, H):
+        raise ValueError(
+            f"{what} looks like images with their channels last. Channels come first: {remedy}"
+        )
+    if C > 4 and (W <= 4 or C == H != W):
+        warn(
+            f"{what} is read as {C} channels of {H} x {W} pixels. Channels come first.",
+            ImageShapeWarning,
+        )
+    elif C == 1 and min(H, W) == 1 and max(H, W) >= _FEWEST_PIXELS:
+        warn(
+            f"{what} is read as images of {H} x {W} pixels. Rows of features have the shape "
+            "(n_samples, n_features).",
+            ImageShapeWarning,
+        )
 
 
 def check_classes(estimator: Any, classes: Any) -> np.ndarray:
@@ -146,7 +315,14 @@ def weigh_classes(
     of_classes = compute_class_weight(
         class_weight, classes=classes, y=classes[y], sample_weight=weights
     )
-    weights = weights * of_classes[y]
+    with np.errstate(over="ignore"):
+        weights = weights * of_classes[y]
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            "sample_weight, times class_weight, must have a finite sum. Got weights of up to "
+            f"{weights.max():.6g}."
+        )
     rows = np.flatnonzero(weights)
     if len(rows) == 0:
         raise ValueError(
@@ -157,43 +333,138 @@ def weigh_classes(
 
 def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
     """Give the shape (C, H, W) of an array of images; None for anything else."""
-    shape = getattr(X, "shape", ())
+    shape = tuple(getattr(X, "shape", ()))
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         return None
     C, H, W = (1, *map(int, shape[1:]))[-3:]
-    if W in (1, 3, 4) and C > 4:
-        raise ValueError(
-            f"X has shape {tuple(shape)}, which looks like images with their channels last. "
-            "Channels come first, (n_samples, C, H, W): pass X.transpose(0, 3, 1, 2)."
-        )
     return C, H, W
 
 
 def as_array(X: Any) -> Any:
-    """Turn lists, which may be of images, into an array; leave anything else."""
+    """Turn lists and pictures into an array; leave arrays, frames, and what is none of them.
+
+    Raises
+    ------
+    ValueError
+        If each row of `X` is an array by itself.
+    """
     if isinstance(X, list | tuple):
-        return check_array(
-            X,
-            dtype=None,
-            ensure_2d=False,
-            allow_nd=True,
-            ensure_min_samples=0,
-            ensure_all_finite=False,
-        )
+        try:
+            return check_array(
+                X,
+                dtype=None,
+                ensure_2d=False,
+                allow_nd=True,
+                ensure_min_samples=0,
+                ensure_all_finite=False,
+            )
+        except ValueError as error:
+            shapes = {np.shape(image) for image in X if hasattr(image, "shape")}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"{error} X is a list of arrays of different shapes, {sorted(shapes)[:3]}: "
+                    "images need one size."
+                ) from error
+            raise
+    if hasattr(X, "__array_interface__") and not hasattr(X, "shape"):
+        return np.asarray(X)  # a picture of Pillow's
+    _refuse_arrays_in_rows(X)
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 2:
+        inferred = np.array(X.tolist())
+        return inferred if inferred.dtype.kind in "biu" and inferred.shape == X.shape else X
     return X
 
 
-def flatten_images(X: Any, image_shape: tuple[int, int, int] | None) -> Any:
-    """Turn an array of images (of `image_shape`, if given) into rows; leave anything else."""
-    array_shape = _image_shape_of(X)
-    if array_shape is None:
-        return X
-    if image_shape is not None and array_shape != image_shape:
+def _refuse_arrays_in_rows(X: Any) -> None:
+    """Refuse a column, or an array of objects, that has an array in each row."""
+    shape = getattr(X, "shape", None)
+    if not isinstance(shape, tuple) or len(shape) not in (1, 2) or 0 in shape:
+        return
+    if is_cupy(X) or (isinstance(X, np.ndarray) and X.dtype != object):
+        return
+    if len(shape) == 2 and shape[1] > 1:
+        return
+    try:
+        first = np.asarray(X[:1], dtype=object).reshape(-1)[0]
+    except (TypeError, ValueError, KeyError, IndexError):
+        return
+    if isinstance(first, list | tuple) or len(getattr(first, "shape", "")) > 0:
         raise ValueError(
-            f"X has images of shape {array_shape} (channels, height, width), but LeNetClassifier "
-            f"was fitted with {image_shape}."
+            f"X has an array in each row, the first of shape {np.shape(first)}. Pass one array, "
+            "np.stack(list(...)) of them: images need one size."
         )
+
+
+def _as_narrow_as(frame: Any, X: np.ndarray) -> np.ndarray:
+    """Give checked data the type that a data frame's columns have.
+
+    scikit-learn makes float64 of pandas' nullable, Arrow and object columns, whatever they hold.
+    """
+    if X.dtype != np.float64 or not hasattr(frame, "infer_objects"):
+        return X
+    types = set(frame.dtypes)
+    if np.dtype(object) in types:
+        types = set(frame.infer_objects().dtypes)
+    types = {np.dtype(getattr(dtype, "numpy_dtype", dtype)) for dtype in types}
+    narrow = all(dtype.kind in "biu" or dtype in (np.float16, np.float32) for dtype in types)
+    if not narrow:
+        return X
+    dtype = np.result_type(*types)
+    return X.astype(np.float32 if dtype.kind == "f" else dtype)
+
+
+def flatten_images(X: Any) -> Any:
+    """Turn an array of images into rows; leave anything else."""
+    if _image_shape_of(X) is None:
+        return X
     return (X if is_cupy(X) else np.asarray(X)).reshape(len(X), -1)
+
+
+@contextmanager
+def _telling_of_shapes(X: Any, fitted: tuple[int, int, int] | None) -> Iterator[None]:
+    """Where X does not have the images of the fit, say so in their terms, and what may help.
+
+    Parameters
+    ----------
+    X : array-like
+        As it came.
+    fitted : tuple (C, H, W) or None
+        None before a fit: any shape will do.
+    """
+    shape = tuple(getattr(X, "shape", ()))
+    told = "" if fitted is None else _misfit(shape, fitted)
+    try:
+        yield
+    except ValueError as error:
+        if not told:
+            raise
+        raise ValueError(f"{error} {told}") from error
+    if told:
+        raise ValueError(told)
+
+
+def _misfit(shape: tuple[int, ...], fitted: tuple[int, int, int]) -> str:
+    """Say how an array is not of images of the fitted shape; "" where it is, or may be."""
+    C, H, W = fitted
+    one = "This looks like one image: pass {}[None], an array of one."
+    if len(shape) == 2:
+        return one.format("image") if shape == (H, W) and shape[1] != C * H * W else ""
+    images = (1, *shape[1:])[-3:]
+    if len(shape) not in (3, 4) or images == fitted:
+        return ""
+    if shape == fitted:
+        return one.format("image")
+    if shape == (H, W, C):
+        return one.format("image.transpose(2, 0, 1)")
+    told = (
+        f"X has images of shape {images} (channels, height, width), but LeNetClassifier was fitted "
+        f"with {fitted}."
+    )
+    if images == (H, W, C):
+        return f"{told} Channels come first: pass X.transpose(0, 3, 1, 2)."
+    if C == 1 and (H, W) in (images[:2], images[1:], shape[:2]) and {images[0], images[2]} & {3, 4}:
+        return f"{told} The model is grey: convert the images to grey."
+    return told
 
 
 def stratified_split(data: Data, fraction: float, seed: int) -> tuple[Data, Data]:

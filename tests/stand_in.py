@@ -90,6 +90,7 @@ METHODS = [
     "get",
     "item",
     "max",
+    "min",
     "ravel",
     "reshape",
     "set",
@@ -133,7 +134,7 @@ class Memory:
 
     def __init__(self, pool, n_bytes):
         self.n_bytes, self.device = n_bytes, STATE.current.devices[-1]
-        pool.remember(self)
+        pool._remember(self)
 
 
 class MemoryPool:
@@ -143,12 +144,12 @@ class MemoryPool:
         self._references, self._enough = [], 1000
 
     @property
-    def in_use(self):
+    def _in_use(self):
         return [memory for reference in self._references if (memory := reference()) is not None]
 
-    def remember(self, memory):
+    def _remember(self, memory):
         if len(self._references) > self._enough:
-            self._references = [weakref.ref(memory) for memory in self.in_use]
+            self._references = [weakref.ref(memory) for memory in self._in_use]
             self._enough = 2 * len(self._references) + 1000
         self._references.append(weakref.ref(memory))
 
@@ -156,7 +157,7 @@ class MemoryPool:
         return Memory(self, n_bytes)
 
     def used_bytes(self):
-        return sum(memory.n_bytes for memory in self.in_use)
+        return sum(memory.n_bytes for memory in self._in_use)
 
     def free_all_blocks(self):
         pass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,13 @@ def test_figures(tmp_path):
     names = ["bits", "import", "breakdown"]
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--only", *names]
     files = ["--json", str(tmp_path / "figures.json"), "--png", str(tmp_path / "figures.png")]
-    subprocess.run([*command, *files], cwd=Path(__file__).parents[1], check=True)
+    printed = subprocess.run(
+        [*command, *files],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     values = {figure["name"]: figure["value"] for figure in figures}
@@ -24,6 +31,8 @@ def test_figures(tmp_path):
     assert values["bits"] == 1
     assert values["import"] > 0
     assert values["breakdown"] > 0
+    share = re.search(r"all products.*?([0-9.]+)%", printed)
+    assert 20 < float(share[1]) < 90
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -127,7 +127,7 @@ class TestLearning:
         ]
 
     def test_l2_penalty_shrinks_weights(self):
-        free, held = (model(alpha=alpha, max_iter=20).fit(X, Y) for alpha in (0, 10.0))
+        free, held = (model(alpha=alpha, max_iter=20).fit(X, Y) for alpha in (0, 1.0))
         assert all(
             np.linalg.norm(b) < np.linalg.norm(a)
             for a, b in zip(free.coefs_, held.coefs_, strict=True)
@@ -230,7 +230,8 @@ class TestInput:
 
     @pytest.mark.parametrize("constant", [0.0, 7.0, -1e9])
     def test_constant_features(self, constant):
-        classifier = model().fit(np.full((8, 16), constant), [0, 1] * 4)
+        with pytest.warns(ConvergenceWarning, match="images of X are all the same"):
+            classifier = model().fit(np.full((8, 16), constant), [0, 1] * 4)
         assert np.isfinite(classifier.predict_proba(np.full((2, 16), constant))).all()
 
     def test_far_offset_does_not_hide_the_images(self):
@@ -559,9 +560,9 @@ class TestPrediction:
 
     def test_log_probabilities_are_finite(self):
         estimator = model(max_iter=40).fit(X, Y)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with pytest.warns(UserWarning, match="X has values from") as record:
             assert np.isfinite(estimator.predict_log_proba(X * 1e4)).all()
+        assert len(record) == 1
 
     def test_threads_may_share_a_model(self):
         estimator = model().fit(X, Y)

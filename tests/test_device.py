@@ -3,9 +3,11 @@
 None of this shows that the package works on a GPU. test_gpu.py does, where there is one.
 """
 
+import gc
 import pickle
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -252,7 +254,7 @@ class TestArrays:
     def test_results_outlive_the_memory_pool(self, cupy):
         classifier = model(device="cuda").fit(X, Y)
         proba = classifier.predict_proba(cupy.asarray(X))
-        assert proba._memory in cupy.state.default_pool.in_use
+        assert proba._memory in cupy.state.default_pool._in_use
 
     def test_images(self, cupy):
         images_ = cupy.asarray(X.reshape(-1, 12, 12))
@@ -378,6 +380,25 @@ class TestArrays:
 
 
 class TestMemory:
+    def test_error_keeps_nothing(self, cupy, monkeypatch):
+        """Nor has the garbage collector to come first: somebody may try again with less."""
+        classifier = model(device="cuda").fit(X, Y)
+
+        def fail(self, rows, draws=None):
+            raise MemoryError
+
+        monkeypatch.setattr("sklearn_lenet._images.ImageLoader.load", fail)
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(MemoryError):
+                classifier.predict(X)
+            with suppress(MemoryError):
+                classifier.fit(X, Y)
+            assert not any(pool.used_bytes() for pool in cupy.state.pools)
+        finally:
+            gc.enable()
+
     def test_is_taken_and_given_back(self, cupy, monkeypatch):
         """Pixels lie on the device once, whoever reads them, and nothing stays."""
         used = []

@@ -13,6 +13,7 @@ ORDER = [
     "_parameters.py",
     "_validation.py",
     "_training.py",
+    "_diagnosis.py",
     "_schedules.py",
     "_cuda/__init__.py",
     "_cuda/steps.py",
@@ -27,6 +28,7 @@ ORDER = [
     "_images.py",
     "_augmentation.py",
     "_backend.py",
+    "_warnings.py",
 ]
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn_lenet._images import (
     ImageLayout,
     ImageLoader,
+    PixelRanges,
+    image_moments,
     infer_image_shape,
     is_square_colour,
-    weighted_mean_and_scale,
+    pixel_statistics,
 )
 from sklearn_lenet._network import Network
 
@@ -209,6 +211,11 @@ class TestGuesses:
         assert all(is_square_colour(3 * square) == (isqrt(square) >= 8) for square in squares)
 
 
+def mean_and_scale(X, weights, rows):
+    statistics = pixel_statistics(X, weights, rows)
+    return statistics.mean, statistics.scale
+
+
 class TestMeanAndScale:
     @staticmethod
     def expected(X, weights):
@@ -223,22 +230,22 @@ class TestMeanAndScale:
         generator = np.random.default_rng(0)
         X = (generator.random((n_samples, 7)) * 255).astype(dtype)
         weights = generator.random(n_samples)
-        actual = weighted_mean_and_scale(X, weights, np.arange(n_samples))
+        actual = mean_and_scale(X, weights, np.arange(n_samples))
         assert actual == pytest.approx(self.expected(X, weights), rel=1e-12)
 
     def test_rows(self):
         generator = np.random.default_rng(0)
         X, weights = generator.random((50, 3)), generator.random(50)
         rows = np.array([40, 3, 17, 3])
-        actual = weighted_mean_and_scale(X, weights, rows)
+        actual = mean_and_scale(X, weights, rows)
         assert actual == pytest.approx(self.expected(X[rows], weights[rows]), rel=1e-12)
 
     def test_weight_is_repetition(self):
         X = np.random.default_rng(0).random((6, 3))
         weights = np.array([1.0, 2, 0, 3, 1, 1])
         rows = np.repeat(np.arange(6), weights.astype(int))
-        assert weighted_mean_and_scale(X, weights, np.arange(6)) == pytest.approx(
-            weighted_mean_and_scale(X, np.ones(6), rows), rel=1e-12
+        assert mean_and_scale(X, weights, np.arange(6)) == pytest.approx(
+            mean_and_scale(X, np.ones(6), rows), rel=1e-12
         )
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -247,31 +254,113 @@ class TestMeanAndScale:
     def test_constant_features_have_scale_1(self, n_samples, value, dtype):
         X = np.full((n_samples, 1), value, dtype)
         for weights in (np.ones(n_samples), np.random.default_rng(0).random(n_samples) + 0.1):
-            mean, scale = weighted_mean_and_scale(X, weights, np.arange(n_samples))
+            mean, scale = mean_and_scale(X, weights, np.arange(n_samples))
             assert mean == pytest.approx(float(X[0, 0]), rel=1e-12)
             assert scale == 1
 
-    @pytest.mark.parametrize("size", [1e-12, 1e-3, 1e9])
+    @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e-12, 1e-3, 1e9, 1e160, 1e307])
     def test_features_of_any_size(self, size):
         noise = np.random.default_rng(0).normal(size=(2000, 4))
-        mean, scale = weighted_mean_and_scale(size * noise, np.ones(2000), np.arange(2000))
+        mean, scale = mean_and_scale(size * noise, np.ones(2000), np.arange(2000))
         assert mean == pytest.approx(size * noise.mean(), rel=1e-10)
         assert scale == pytest.approx(1 / (size * noise.std()), rel=1e-10)
 
     @pytest.mark.parametrize("offset", [1e8, -1e8, 1e11])
     def test_noise_on_a_huge_offset(self, offset):
         noise = np.random.default_rng(0).normal(size=(2000, 4))
-        mean, scale = weighted_mean_and_scale(offset + noise, np.ones(2000), np.arange(2000))
+        mean, scale = mean_and_scale(offset + noise, np.ones(2000), np.arange(2000))
         assert mean == pytest.approx(offset + noise.mean(), rel=1e-15)
         assert scale == pytest.approx(1 / noise.std(), rel=1e-5)
 
     def test_bytes_do_not_overflow(self):
         X = np.tile(np.array([0, 255], np.uint8), (3000, 50))
-        mean, scale = weighted_mean_and_scale(X, np.ones(3000), np.arange(3000))
+        mean, scale = mean_and_scale(X, np.ones(3000), np.arange(3000))
         assert (mean, scale) == pytest.approx((127.5, 1 / 127.5))
 
     def test_result_is_plain_numbers(self):
         for X in (np.eye(3), np.ones((3, 3), np.float32)):
-            mean, scale = weighted_mean_and_scale(X, np.ones(3), np.arange(3))
+            mean, scale = mean_and_scale(X, np.ones(3), np.arange(3))
             assert type(mean) is float
             assert type(scale) is float
+
+
+class TestRanges:
+    def test_are_those_of_single_images(self):
+        X = np.random.default_rng(0).integers(0, 256, (2000, 30)).astype(np.uint8)
+        statistics = pixel_statistics(X, np.ones(2000), np.arange(5, 1900))
+        taken = (X[5:1900] - statistics.mean) * statistics.scale
+        ranges = statistics.ranges
+        assert ranges.values == (X.min(), X.max())
+        means, deviations = taken.mean(axis=1), taken.std(axis=1)
+        assert ranges.means == pytest.approx((means.min(), means.max()), rel=1e-9)
+        assert ranges.deviations == pytest.approx((deviations.min(), deviations.max()), rel=1e-9)
+        layout = ImageLayout((1, 5, 6), 30, 1, (1, 5, 6), statistics.mean, statistics.scale)
+        np.testing.assert_allclose(image_moments(X[5:1900], layout), (means, deviations), atol=1e-6)
+
+    def test_nearly_constant_images_have_no_part(self):
+        X = np.random.default_rng(0).normal(100, 20, (50, 64))
+        expected = pixel_statistics(X, np.ones(50), np.arange(50)).ranges.deviations
+        flat = np.vstack([X, np.full((5, 64), 100.0), 100 + 0.01 * X[:5]])
+        actual = pixel_statistics(flat, np.ones(60), np.arange(60)).ranges.deviations
+        assert actual[1] / actual[0] == pytest.approx(expected[1] / expected[0])
+
+    def test_constant_features(self):
+        statistics = pixel_statistics(np.full((4, 9), 7), np.ones(4), np.arange(4))
+        assert statistics.ranges.values == (7, 7)
+        assert statistics.ranges.deviations == (0, 0)
+
+    def test_joined(self):
+        a, b = PixelRanges((0, 1), (2, 5), (3, 4)), PixelRanges((-1, 0), (3, 7), (1, 2))
+        assert a.joined(b) == PixelRanges((-1, 1), (2, 7), (1, 4))
+
+
+class TestExtremes:
+    """At most one feature in 10,000 that makes more than half of the variance."""
+
+    def find(self, X):
+        return pixel_statistics(X, np.ones(len(X)), np.arange(len(X))).extreme
+
+    @pytest.mark.parametrize("value", [1e20, -1e6, 3.4e38, 1e300])
+    def test_one(self, value):
+        X = np.random.default_rng(0).integers(0, 256, (500, 100)).astype(np.float64)
+        X[7, 3] = value
+        assert self.find(X) == (7, 3, value)
+
+    def test_some(self):
+        """Five of 50,000, in rows that are not all taken."""
+        X = np.random.default_rng(0).normal(size=(1000, 50))
+        places = np.arange(100, 600, 100)
+        X[places, 9] = -9999
+        row, feature, value = pixel_statistics(X, np.ones(1000), np.arange(50, 1000)).extreme
+        assert row in places
+        assert (feature, value) == (9, -9999)
+        X[:, 9] = -9999
+        assert self.find(X) is None
+
+    @pytest.mark.parametrize(
+        "X",
+        [
+            np.eye(20_000, 11_000, dtype=np.uint8)[:300],
+            np.random.default_rng(0).poisson(0.01, (500, 400)),
+            np.random.default_rng(0).normal(size=(1000, 100)),
+            np.zeros((1000, 100)),
+            np.where(np.arange(10 * 784).reshape(10, 784) == 5, 1e20, 1.0),  # a set of 10 rows
+        ],
+        ids=["one-hot", "counts", "noise", "zeros", "few"],
+    )
+    def test_none(self, X):
+        assert self.find(X) is None
+
+
+class TestFeaturesBeyondFloat32:
+    """They are scaled before they are converted."""
+
+    @pytest.mark.parametrize("size", [1e-300, 1e-60, 1e-42, 1e42, 1e100, 1e300])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_scaled(self, size, dtype):
+        noise = np.random.default_rng(0).normal(3, 2, (20, 64))
+        layout = ImageLayout((1, 8, 8), 64, 1, (1, 8, 8), 3 * size, 0.5 / size)
+        images = np.zeros((8, 1, 8, 20), dtype)
+        ImageLoader(np, layout, images).load(noise * size)
+        expected = ((noise - 3) / 2).T.reshape(8, 1, 8, 20)
+        np.testing.assert_allclose(images, expected, atol=1e-6)

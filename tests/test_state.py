@@ -44,16 +44,11 @@ def test_sound_state(parameters):
 
 
 def test_numbers_that_are_not_finite():
-    """A fit may end with some, and what a worker process returns has to come back."""
-    fitted = model(max_iter=1, lr=1e300, batch_size=len(X), solver="sgd").fit(X, Y)
-    assert not np.isfinite(fitted.coefs_[0]).all()
-    assert_same_bits(copy.deepcopy(fitted), fitted)
-
-
-def test_going_on_stamps_the_format():
+    """An interrupted fit may end with some, and a worker process has to return it."""
     state = state_of(FITTED)
-    del state["_format"]
-    assert load(state).partial_fit(X, Y)._format == FITTED._format
+    state["_parameters"] = np.where(np.arange(len(FITTED._parameters)) == 9, np.nan, 1)
+    state["_parameters"] = state["_parameters"].astype(FITTED._parameters.dtype)
+    assert np.isnan(load(state)._parameters[9])
 
 
 def test_unfitted():
@@ -64,10 +59,11 @@ def test_without_a_format():
     """As the first files were written."""
     state = state_of(FITTED)
     del state["_format"]
-    np.testing.assert_array_equal(load(state).predict(X), FITTED.predict(X))
+    with pytest.raises(ValueError, match="file format 1; this version"):
+        load(state)
 
 
-@pytest.mark.parametrize("written", [0, 2, "1"])
+@pytest.mark.parametrize("written", [0, 1, 3, "2"])
 def test_another_format(written):
     with pytest.raises(ValueError, match=f"file format {written!r}; this version"):
         load({**state_of(FITTED), "_format": written})
@@ -107,6 +103,11 @@ def replace(name, value):
         change("_architecture", "n_classes", 4),
         change("_architecture", "more", 4),
         replace("_architecture", None),
+        change("_ranges", "means", (1.0,)),
+        change("_ranges", "values", [0.0, 1.0]),
+        change("_ranges", "deviations", (0.0, "1")),
+        change("_ranges", "more", (0.0, 1.0)),
+        replace("_ranges", None),
         change("_layout", "image_shape", (1, 13, 12)),
         change("_layout", "canvas_shape", (1, 13, 12)),
         change("_layout", "n_features", 10**6),
@@ -155,10 +156,10 @@ def test_missing(name):
     """What the check needs is needed; without the parameters, an estimator is not fitted."""
     state = state_of(FITTED)
     del state[name]
-    optional = {"_format", "_parameters", "device_", "n_iter_", "loss_", "best_loss_"}
+    optional = {"_parameters", "device_", "n_iter_", "loss_", "best_loss_"}
     optional |= {"best_validation_score_"}
     if name in optional:
         load(state)
     else:
-        with pytest.raises(ValueError, match="damaged"):
+        with pytest.raises(ValueError, match=r"damaged|file format 1"):
             load(state)

@@ -1,4 +1,4 @@
-"""Training and prediction on a CUDA device: what takes the place of `_engine.py` there.
+"""Training and prediction on a CUDA device: engines that inherit from the CPU's.
 
 `engine.py` has it by CuPy's operations, `steps.py` by kernels of our own.
 """

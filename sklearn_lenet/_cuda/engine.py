@@ -51,7 +51,7 @@ class DeviceEngine(Engine):
         Likewise.
     """
 
-    n_shards = 1
+    shards_at_once = 1
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DeviceEngine(Engine):
     ) -> None:
         super().__init__(architecture, layout, parameters, n_workers=1, objective=objective)
         self.xp, self.device = import_cupy(), device
-        self.n_samples = self.n_predicted = _samples_at_once(architecture, parameters.dtype)
+        self.samples_at_once = self.rows_at_once = _samples_at_once(architecture, parameters.dtype)
         self._host_parameters = parameters
         self._resident: list[tuple[Any, Any]] = []
 
@@ -90,7 +90,7 @@ class DeviceEngine(Engine):
             held.clear()
 
     def _shard_size(self, n_samples: int) -> int:
-        return self.n_samples
+        return self.samples_at_once
 
     def _rows(self, X: Any, rows: np.ndarray | None, size: int) -> Iterator[Any]:
         on_device = self.on_device(X)
@@ -98,7 +98,7 @@ class DeviceEngine(Engine):
             if rows is not None:
                 rows = to_device(self.xp, rows)
             for batch in super()._rows(on_device, rows, size):
-                yield batch[:]
+                yield batch[:]  # gathered at once, where rows are chosen
             return
         for piece in self._pieces(X, np.arange(len(X)) if rows is None else rows, size):
             for begin in range(0, len(piece), size):

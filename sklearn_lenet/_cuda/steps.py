@@ -1,6 +1,5 @@
 """Training steps by two CUDA kernels of our own, replayed as a graph; predictions by a third."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
@@ -11,6 +10,7 @@ import numpy as np
 from .._backend import to_device
 from .._engine import Data, MiniBatches, batch_weights
 from .._optimizers import Optimizer
+from .._warnings import warn
 from .engine import DeviceEngine
 from .source import (
     PIXEL_TYPES,
@@ -51,7 +51,7 @@ class CudaEngine(DeviceEngine):
 
     What bounds a step of a small network is the number of kernels that are launched, not their
     arithmetic. Here a step is two kernels (`training.cu`), and several steps are captured once, as
-    a CUDA graph, which is then replayed. A prediction is one kernel (`prediction.cu`).
+    a CUDA graph, which is then replayed. The logits are one kernel (`prediction.cu`).
 
     What the kernels do not cover is left to `DeviceEngine`: float64, augmentation, data that do not
     fit in the device's memory, and large networks and images. So it is, with a warning, where the
@@ -99,7 +99,6 @@ class CudaEngine(DeviceEngine):
         if (
             augmentation.replaces
             or augmentation.distorts
-            or optimizer.rule is None
             or 4 * batches.size * sum(row_lengths(self.architecture)) > _MOST_BYTES
         ):
             return None
@@ -159,6 +158,7 @@ class CudaEngine(DeviceEngine):
             and X.dtype.name in PIXEL_TYPES
             and self.architecture.n_parameters <= _MOST_PARAMETERS
             and len(X) < 2**31
+            and not self.layout.is_extreme
         )
         on_device = self.on_device(X) if covers else None
         return on_device if on_device is not None and on_device.flags.c_contiguous else None
@@ -174,10 +174,7 @@ class CudaEngine(DeviceEngine):
         # The errors of CuPy, the driver and the compiler, not our own
         except (RuntimeError, xp.cuda.compiler.CompileException) as error:
             self._works = False
-            warnings.warn(
-                f"Compiling kernels failed: CuPy's operations take over, more slowly. ({error})",
-                stacklevel=2,
-            )
+            warn(f"Compiling kernels failed: CuPy's operations take over, more slowly. ({error})")
             return None
 
 
@@ -355,10 +352,7 @@ class Steps:
             finally:
                 graph = stream.end_capture() if stream.is_capturing() else None
         except RuntimeError as error:
-            warnings.warn(
-                f"Capturing a CUDA graph failed: training goes on without, more slowly. ({error})",
-                stacklevel=2,
-            )
+            warn(f"Capturing a CUDA graph failed: training goes on without, more slowly. ({error})")
             return None
         return graph
 

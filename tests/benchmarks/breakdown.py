@@ -171,10 +171,10 @@ def _replacements(clock: Clock) -> dict[str, Any]:
     from sklearn_lenet._engine import Engine, ImageLoader, Network, softmax_cross_entropy
     from sklearn_lenet._optimizers import SGD
 
-    train_epoch = Engine.train_epoch
+    train_epoch, numpy = Engine.train_epoch, TimedNumPy(clock)
 
-    def timed_network(*args: Any) -> Network:
-        network = Network(*args)
+    def timed_network(xp: Any, *args: Any) -> Network:
+        network = Network(numpy, *args)
         names: Counter[str] = Counter()
         for layer in network.layers:
             name = type(layer).__name__
@@ -189,7 +189,7 @@ def _replacements(clock: Clock) -> dict[str, Any]:
         return loss
 
     return {
-        "sklearn_lenet._engine.np": TimedNumPy(clock),
+        "sklearn_lenet._engine.np": numpy,
         "sklearn_lenet._engine.Network": clock.whole("make buffers", timed_network),
         "sklearn_lenet._engine.Engine.train_epoch": timed_epoch,
         "sklearn_lenet._engine.softmax_cross_entropy": clock.whole("loss", softmax_cross_entropy),
