@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import namespace, zeros
+from ._backend import call_of_user, namespace, zeros
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,15 @@ class UserAugmentation(Augmentation):
         images = xp.zeros((len(rows), C * H * W), rows.dtype)
         images[:, : rows.shape[1]] = rows
         images = images.reshape(-1, C, H, W)
-        augmented = xp.asarray(self.function(images, generator))
+        augmented = xp.asarray(call_of_user("augment", self.function, images, generator))
         if augmented.shape != images.shape or augmented.dtype.kind not in "biuf":
             raise ValueError(
                 f"'augment' must return an array of numbers of the shape that it was given, "
                 f"{images.shape}. Got {augmented.dtype} of shape {augmented.shape}."
             )
+        # On a device, it would have to be waited for: there, the loss tells
+        if xp is np and augmented.dtype.kind == "f" and not np.isfinite(augmented).all():
+            raise ValueError("'augment' must return finite numbers. Got infinite ones or NaN.")
         return augmented.reshape(len(rows), -1)[:, : rows.shape[1]]
 
 

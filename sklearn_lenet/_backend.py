@@ -1,11 +1,13 @@
 """What the machine offers: memory, cores, threads of the linear algebra library, CUDA devices."""
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from math import prod
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,17 @@ def zeros(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Any:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
+def total_memory() -> int:
+    """Count the bytes of memory that this process may use, at most; 8 GiB where none can tell."""
+    limits = [8 * 2**30]
+    if hasattr(os, "sysconf"):
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
+
+
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
@@ -43,8 +56,7 @@ def available_cores() -> int:
     the threads that BLAS would use, which follow `OMP_NUM_THREADS`, joblib's share for each of its
     workers, and threadpoolctl's limits.
     """
-    blas_threads = [library["num_threads"] for library in _blas().info()]
-    return max(1, min([joblib.cpu_count(), *blas_threads]))
+    return max(1, min([joblib.cpu_count(), *_single_threaded.n_threads()]))
 
 
 def _give_up_control() -> None:
@@ -61,9 +73,19 @@ class _SingleThreadedBLAS:
         self._lock = threading.Lock()
         self._n_users = 0
 
+    def n_threads(self) -> list[int]:
+        """Give each library's number of threads, while it is held the one that it will have."""
+        with self._lock:
+            return self._n_threads if self._n_users else self._read()
+
+    @staticmethod
+    def _read() -> list[int]:
+        return [library["num_threads"] for library in _blas().info()]
+
     def enter(self) -> None:
         with self._lock:
             if self._n_users == 0:
+                self._n_threads = self._read()
                 self._limit = _blas().limit(limits=1)
             self._n_users += 1
 
@@ -89,6 +111,26 @@ def single_threaded_blas() -> Iterator[None]:
         yield
     finally:
         _single_threaded.leave()
+
+
+def call_of_user(name: str, function: Callable, *arguments: Any) -> Any:
+    """Call a function that a user gave as the parameter `name`.
+
+    Raises
+    ------
+    TypeError
+        If it does not take the arguments; its own errors come as they are.
+    """
+    try:
+        return function(*arguments)
+    except TypeError as error:
+        # The frame of the function, if it was entered, is behind this one
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise TypeError(
+            f"{name!r} must be a callable of {len(arguments)} argument"
+            f"{'s' if len(arguments) > 1 else ''}: {error}"
+        ) from error
 
 
 def import_cupy() -> ModuleType:
@@ -134,7 +176,8 @@ def _find_cuda_device(number: str) -> int:
         if error.name != "cupy":
             raise RuntimeError(f"importing CuPy failed: {error}.") from error
         raise RuntimeError(
-            'CuPy is not installed. Install it with: pip install "sklearn_lenet[gpu]"'
+            "CuPy is not installed. It comes with the extra 'gpu': python -m pip install '.[gpu]' "
+            "in a clone of sklearn_lenet"
         ) from error
     except ImportError as error:
         raise RuntimeError(f"importing CuPy failed: {error}.") from error

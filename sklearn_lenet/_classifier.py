@@ -17,7 +17,7 @@ from ._backend import current_device, find_device, is_cupy, namespace, to_device
 from ._cuda import CudaEngine
 from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
 from ._images import PixelRanges, pixel_statistics
-from ._loss import log_softmax
+from ._loss import log_probabilities
 from ._parameters import (
     check_parameters,
     check_same_network,
@@ -44,6 +44,7 @@ from ._validation import (
     check_images,
     check_range,
     check_training_data,
+    check_true_labels,
     check_validation_data,
     encode_labels,
     stratified_split,
@@ -55,7 +56,7 @@ from ._warnings import Deferred, warn
 
 def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
     """Explain why `partial_fit` is missing, where it is."""
-    if estimator.early_stopping is True:
+    if isinstance(estimator.early_stopping, bool | np.bool_) and estimator.early_stopping:
         raise ValueError("partial_fit does not support early_stopping=True")
     if isinstance(estimator.class_weight, str):
         raise ValueError(
@@ -124,15 +125,16 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Zeros added on all four sides of the convolution's input.
     pooling : {"avg", "max"}, default="avg"
         Whether each 2 x 2 window behind a convolution gives its mean or its maximum.
-    hidden_layer_sizes : tuple of int, default=(120, 84)
-        Number of units of each dense layer before the last.
+    hidden_layer_sizes : int or tuple of int, default=(120, 84)
+        Number of units of each dense layer before the last. The first of them reads the last
+        convolution's maps in the order (C, H, W).
     activation : {"relu", "tanh", "sigmoid"}, default="relu"
         Activation function behind every layer but the last.
     image_shape : tuple (H, W) or (C, H, W), default=None
         What flat rows of features are: images of height H and width W, of C channels one after the
         other. None takes the shape of an array of images; for flat rows, a square grey image where
         their length is a square, else the smallest nearly square one, with zeros at its end. Rows
-        that could be square colour images are refused.
+        of pixels that could be square colour images are refused.
     dtype : {"auto", "float32", "float64"}, default="auto"
         Type of the network's numbers. "auto" is float64 for input of that type, else float32, which
         takes half the time: 8-bit pixels are the fastest input.
@@ -160,13 +162,15 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     verbose : int, default=0
         Whether to show a progress bar.
     n_jobs : int, default=None
-        Number of threads. None and -1 are as many as the process has cores for: affinity, quotas,
-        `OMP_NUM_THREADS` and the share that joblib gives its workers are respected. The results are
-        the same to the bit for any number. A CUDA device takes none of them.
+        Number of threads, of which no more are started than there are CPUs, and shards to compute.
+        None is that of :class:`joblib.parallel_config`, where it has one. Else None, as -1, is as
+        many as the process has cores for: affinity, quotas, `OMP_NUM_THREADS` and the share that
+        joblib gives its workers are respected. -2 is one fewer, and so on. The results are the same
+        to the bit for any number. A CUDA device takes none of them.
     device : {"cpu", "cuda", "auto"} or str, default="cpu"
         Where to compute: "cuda" is CuPy's current CUDA device, "cuda:1" the one of this number, and
         "auto" is "cuda" where there is such a device, else "cpu". It does not change what is
-        computed, but its rounding. Needs CuPy: ``pip install "sklearn_lenet[gpu]"``.
+        computed, but its rounding. Needs CuPy: ``python -m pip install ".[gpu]"`` in a clone.
 
     Attributes
     ----------
@@ -440,7 +444,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             CuPy's if `X` is and the labels are numbers, else NumPy's.
         """
         with self._prediction_device() as device:
-            places = self._log_proba(X, device).argmax(axis=1)
+            places = self._log_proba(X, device)[0].argmax(axis=1)
             if self.classes_.dtype.kind not in "biuf":
                 places = to_host(places)
             return to_device(namespace(places), self.classes_)[places]
@@ -455,11 +459,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         proba : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; CuPy's if `X` is.
+            In the order of `classes_`; of float32 if `X` is, else of float64; CuPy's if `X` is.
         """
         with self._prediction_device() as device:
-            log_proba = self._log_proba(X, device)
-            return namespace(log_proba).exp(log_proba, out=log_proba)
+            log_proba, dtype = self._log_proba(X, device)
+            return namespace(log_proba).exp(log_proba, out=log_proba).astype(dtype, copy=False)
 
     def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithm of the probability of each class; it is always finite.
@@ -471,7 +475,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         log_proba : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; CuPy's if `X` is.
+            In the order of `classes_`; of float32 if `X` is, else of float64; CuPy's if `X` is.
 
         Warns
         -----
@@ -479,7 +483,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             If `device` asks for a CUDA device that cannot be used here. The CPU takes over.
         """
         with self._prediction_device() as device:
-            return self._log_proba(X, device)
+            log_proba, dtype = self._log_proba(X, device)
+            return log_proba.astype(dtype, copy=False)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of `predict`.
@@ -495,8 +500,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         -------
         score : float
         """
-        predicted = to_host(self.predict(X))
-        return float(accuracy_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
+        y, predicted = check_true_labels(y), to_host(self.predict(X))
+        return float(accuracy_score(y, predicted, sample_weight=to_host(sample_weight)))
 
     @property
     def coefs_(self) -> tuple[np.ndarray, ...]:
@@ -521,6 +526,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _views(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        check_is_fitted(self)
         return architecture_of(self).views(self._parameters)
 
     def _prepare(self, data: Data, classes: np.ndarray, is_continued: bool) -> None:
@@ -582,6 +588,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     def _prediction_device(self) -> Iterator[int | None]:
         """Find the device to predict on, and enter it; a model goes wherever its file goes."""
         check_is_fitted(self)
+        check_parameters(self, "device", "n_jobs")
         try:
             device = find_device(self.device)
         except RuntimeError as error:
@@ -590,17 +597,20 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         with current_device(device):
             yield device
 
-    def _log_proba(self, X: Any, device: int | None) -> Any:
-        """Check `X`, and compute the logarithms of the class probabilities."""
+    def _log_proba(self, X: Any, device: int | None) -> tuple[Any, type]:
+        """Check `X`, and compute the logarithms of the class probabilities, and the type to give.
+
+        They are in float64 in any case.
+        """
         X = check_images(self, X)
         check_range(X, None, layout_of(self), ranges_of(self))
         workers = min(n_workers(self), ceil(len(X) / SHARD_SIZE))
         with self._engine(self._parameters, workers, device) as engine:
-            log_proba = engine.predict_logits(X)
-            log_softmax(engine.xp, log_proba.T)
+            log_proba = log_probabilities(engine.xp, engine.predict_logits(X))
             if not is_cupy(X):
-                return to_host(log_proba)
-        return log_proba.copy()  # into memory that is not the engine's
+                log_proba = to_host(log_proba)
+        # Of float64, but where float32 was asked; into memory that is not the engine's
+        return log_proba.copy(), np.float32 if X.dtype == np.float32 else np.float64
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ._backend import rows_on_host, to_host
 from ._engine import Data, Engine
 from ._images import image_moments
-from ._loss import log_softmax
+from ._loss import log_probabilities
 from ._warnings import warn
 
 # Rows of the training set that are looked at, at most
@@ -29,9 +29,8 @@ def some_rows(data: Data) -> np.ndarray:
 
 def answers(engine: Engine, data: Data) -> np.ndarray:
     """Compute the log-probabilities of some of the rows."""
-    log_proba = to_host(engine.predict_logits(data.X, some_rows(data)))
-    log_softmax(np, log_proba.T)
-    return log_proba
+    logits = engine.predict_logits(data.X, some_rows(data))
+    return to_host(log_probabilities(engine.xp, logits))
 
 
 def warn_of_one_answer(engine: Engine, data: Data, settings: Any) -> None:

@@ -100,6 +100,19 @@ class ConvPoolShape:
         n_lines = self.blocks_of_patch + self.patch_size * self.in_channels * self.patch_size
         return ceil(n_lines / 4) * 4
 
+    def n_numbers(self, n_samples: int) -> int:
+        """Count the numbers in a layer's buffers, roughly, in training on so many samples."""
+        height, channels, width = self.padded_shape
+        n_maps = self.pool_size**2 * self.out_channels
+        n_weights = n_maps * self.lines_of_patch
+        a_row = self.out_width * n_samples
+        return (
+            2 * height * channels * width * n_samples
+            + (self.n_blocks * self.lines_of_block + self.out_height * (n_maps + n_maps)) * a_row
+            + (self.out_height + 5) * n_weights
+            + 3 * width * self.patch_size * self.out_width
+        )
+
     @property
     def padded_shape(self) -> tuple[int, int, int]:
         """Shape (H, C_in, W) of the images with their margins, and rows to fill the last block."""

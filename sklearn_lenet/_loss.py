@@ -3,6 +3,9 @@
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import scipy.special
+
 
 def log_softmax(xp: ModuleType, logits: Any) -> None:
     """Compute logits = log(softmax(logits)) over axis 0, in place.
@@ -12,6 +15,26 @@ def log_softmax(xp: ModuleType, logits: Any) -> None:
     """
     logits -= logits.max(axis=0)
     logits -= xp.log(xp.exp(logits).sum(axis=0))
+
+
+def log_probabilities(xp: ModuleType, logits: Any) -> Any:
+    """Compute the logarithms of the probabilities, in float64.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    logits : array of shape (n_samples, n_classes)
+
+    Returns
+    -------
+    log_proba : array of shape (n_samples, n_classes)
+    """
+    logits = logits.astype(np.float64)
+    if xp is np:
+        return scipy.special.log_softmax(logits, axis=1)
+    log_softmax(xp, logits.T)
+    return logits
 
 
 def softmax_cross_entropy(

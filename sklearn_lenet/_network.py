@@ -91,6 +91,11 @@ class Architecture:
         """Length of the flat vector of parameters."""
         return self.n_weights + sum(shape[0] for shape in self.weight_shapes())
 
+    def n_numbers(self, n_samples: int) -> int:
+        """Count the numbers in a network's buffers, roughly, in training on so many samples."""
+        dense = sum(shape[0] for shape in self.weight_shapes() if len(shape) == 2)
+        return sum(s.n_numbers(n_samples) for s in self.convolutions()) + 2 * dense * n_samples
+
     def views(self, vector: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """View a flat vector as the layers' weights and biases.
 

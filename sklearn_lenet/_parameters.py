@@ -1,17 +1,18 @@
 """What the parameters of `LeNetClassifier` may be, and what follows from them."""
 
+import os
 import re
 from collections.abc import Callable
 from math import ceil, inf, isfinite, prod
 from numbers import Integral, Real
 from typing import Any
 
-import joblib
 import numpy as np
+from joblib.parallel import get_active_backend
 
 from ._augmentation import make_augmentation
-from ._backend import available_cores
-from ._engine import Objective
+from ._backend import available_cores, total_memory
+from ._engine import SHARD_SIZE, Objective
 from ._images import ImageLayout
 from ._network import Architecture, smallest_image
 from ._optimizers import SGD, Adam, Optimizer, WeightAverage
@@ -19,19 +20,42 @@ from ._training import Settings
 
 _POOL_SIZE = 2
 
+# Small images are enlarged to this side, or by this factor, at most
+_MOST_ENLARGED, _MOST_ZOOM = 64, 12
+
+# Vectors as long as the parameters that a training has: gradients, averages, copies
+_VECTORS = 12
+
 Constraint = tuple[Callable[[Any], bool], str]
 
 
+# Largest int of C, and of NumPy's axes
+_MOST = 2**63 - 1
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    # NumPy counts spans of time among the integers
+    return isinstance(value, Integral) and not isinstance(value, bool | np.timedelta64)
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Tell whether a value is a real number that float can hold."""
+    if not isinstance(value, Real) or isinstance(value, bool | np.timedelta64):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
-def _integer(low: int) -> Constraint:
-    return lambda v: _is_integer(v) and v >= low, f"an int in the range [{low}, inf)"
+def _integer(low: int, high: int = _MOST) -> Constraint:
+    ends = f"[{low}, {'2**63' if high == _MOST else high}{')' if high == _MOST else ']'}"
+    return lambda v: _is_integer(v) and low <= v <= high, f"an int in the range {ends}"
 
 
 def _real(low: float, high: float = inf, *, open_low: bool = False) -> Constraint:
@@ -52,12 +76,12 @@ def _one_of(*choices: str) -> Constraint:
 def _integers(low: int, *, may_be_empty: bool = False) -> Constraint:
     def allows(value: Any) -> bool:
         return (
-            isinstance(value, tuple | list)
+            (isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1))
             and (may_be_empty or len(value) > 0)
-            and all(_is_integer(v) and v >= low for v in value)
+            and all(_is_integer(v) and low <= v <= _MOST for v in value)
         )
 
-    return allows, f"a tuple of ints in the range [{low}, inf)"
+    return allows, f"a tuple of ints in the range [{low}, 2**63)"
 
 
 def _either(*constraints: Constraint) -> Constraint:
@@ -69,7 +93,7 @@ def _either(*constraints: Constraint) -> Constraint:
 
 _NONE: Constraint = (lambda v: v is None, "None")
 _CALLABLE: Constraint = (callable, "a callable")
-_BOOL: Constraint = (lambda v: isinstance(v, bool), "a bool")
+_BOOL: Constraint = (_is_bool, "a bool")
 
 _CONSTRAINTS: dict[str, Constraint] = {
     "lr": _real(0, open_low=True),
@@ -90,7 +114,7 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "stride": _either(_integer(1), _integers(1)),
     "padding": _either(_integer(0), _integers(0)),
     "pooling": _one_of("avg", "max"),
-    "hidden_layer_sizes": _integers(1, may_be_empty=True),
+    "hidden_layer_sizes": _either(_integer(1), _integers(1, may_be_empty=True)),
     "activation": _one_of("relu", "tanh", "sigmoid"),
     "image_shape": _either(
         _NONE, (lambda v: _integers(1)[0](v) and len(v) in (2, 3), "a tuple (H, W) or (C, H, W)")
@@ -106,21 +130,37 @@ _CONSTRAINTS: dict[str, Constraint] = {
     ),
     "class_weight": _either((lambda v: isinstance(v, dict), "a dict"), _one_of("balanced"), _NONE),
     "warm_start": _BOOL,
+    "random_state": _either(
+        _NONE,
+        _integer(0, 2**32 - 1),
+        (
+            lambda v: isinstance(v, np.random.RandomState) or v is np.random,
+            "an instance of numpy.random.RandomState",
+        ),
+    ),
     "verbose": _either(_BOOL, _integer(0)),
     "device": (
         lambda v: isinstance(v, str) and re.fullmatch(r"cpu|auto|cuda(:[0-9]+)?", v) is not None,
         "'cpu', 'cuda', 'auto' or a str such as 'cuda:1'",
     ),
-    "n_jobs": _either(_NONE, (lambda v: _is_integer(v) and v != 0, "an int other than 0")),
+    "n_jobs": _either(
+        _NONE,
+        (lambda v: _is_integer(v) and v != 0 and abs(v) <= _MOST, "an int other than 0"),
+    ),
 }
 
 
-def check_parameters(estimator: Any) -> None:
+def check_parameters(estimator: Any, *names: str) -> None:
     """Raise a ValueError that names the first parameter which has a value that isn't allowed.
 
-    `random_state` is left to `sklearn.utils.check_random_state`.
+    Parameters
+    ----------
+    estimator : LeNetClassifier
+    *names : str
+        Parameters to check; none means all.
     """
-    for name, (allows, description) in _CONSTRAINTS.items():
+    for name in names or _CONSTRAINTS:
+        allows, description = _CONSTRAINTS[name]
         value = getattr(estimator, name)
         if not allows(value):
             raise ValueError(
@@ -128,7 +168,7 @@ def check_parameters(estimator: Any) -> None:
                 f"Got {value!r} instead."
             )
     n_convolutions = len(estimator.conv_channels)
-    for name in ("kernel_size", "stride", "padding"):
+    for name in () if names else ("kernel_size", "stride", "padding"):
         value = getattr(estimator, name)
         if not _is_integer(value) and len(value) != n_convolutions:
             raise ValueError(
@@ -144,13 +184,14 @@ def network_design(estimator: Any) -> dict[str, Any]:
     def for_each(value: Any) -> tuple[int, ...]:
         return (int(value),) * n_convolutions if _is_integer(value) else tuple(map(int, value))
 
+    sizes = estimator.hidden_layer_sizes
     return {
         "conv_channels": tuple(map(int, estimator.conv_channels)),
         "kernel_size": for_each(estimator.kernel_size),
         "stride": for_each(estimator.stride),
         "padding": for_each(estimator.padding),
         "pooling": estimator.pooling,
-        "hidden_layer_sizes": tuple(map(int, estimator.hidden_layer_sizes)),
+        "hidden_layer_sizes": tuple(map(int, [sizes] if _is_integer(sizes) else sizes)),
         "activation": estimator.activation,
     }
 
@@ -169,7 +210,8 @@ def network_for(
     Raises
     ------
     ValueError
-        If the first kernel is larger than the padded images.
+        If the first kernel is larger than the padded images, if these are too small, or if the
+        network would need too much memory.
     """
     design, image_shape = network_design(estimator), estimator.image_shape_
     kernel_size, stride, padding = design["kernel_size"], design["stride"], design["padding"]
@@ -180,10 +222,20 @@ def network_for(
             f"{image_shape[1]} x {image_shape[2]} pixels, with padding {padding[0]} on each side. "
             f"Choose a kernel_size of at most {largest}, or a larger padding."
         )
+    smallest = smallest_image(kernel_size, stride, padding, _POOL_SIZE)
+    if smallest > max(_MOST_ENLARGED, _MOST_ZOOM * min(image_shape[1:])):
+        side = str(smallest) if smallest < 2**63 else "more than 2**63"
+        raise ValueError(
+            f"Images of {image_shape[1]} x {image_shape[2]} pixels are too small for "
+            f"{len(kernel_size)} convolutions with kernel_size={estimator.kernel_size!r}, "
+            f"stride={estimator.stride!r} and padding={estimator.padding!r}, which need a side of "
+            f"{side}: images are enlarged to {_MOST_ENLARGED} pixels, or {_MOST_ZOOM} times, at "
+            "most. Choose smaller kernels and strides, or fewer conv_channels."
+        )
     layout = ImageLayout.fitting(
         image_shape,
         n_features,
-        smallest_image(kernel_size, stride, padding, _POOL_SIZE),
+        smallest,
         prod(stride) * _POOL_SIZE ** len(stride),
         mean=0.0,
         scale=1.0,
@@ -191,7 +243,32 @@ def network_for(
     architecture = Architecture(
         image_shape=layout.canvas_shape, pool_size=_POOL_SIZE, n_classes=n_classes, **design
     )
+    check_memory(architecture, min(int(estimator.batch_size), SHARD_SIZE))
     return layout, architecture
+
+
+def check_memory(architecture: Architecture, n_samples: int) -> None:
+    """Refuse a network that would need more than half of the memory, before any is taken.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    n_samples : int
+        That go through it at once.
+    """
+    numbers = {
+        "padding, conv_channels or hidden_layer_sizes": _VECTORS * architecture.n_parameters,
+        "padding, kernel_size, conv_channels or batch_size": architecture.n_numbers(n_samples),
+    }
+    needed, total = 4 * sum(numbers.values()), total_memory()
+    if needed > total / 2:
+        C, H, W = architecture.image_shape
+        raise ValueError(
+            f"The network would take about {needed / 2**30:.3g} GiB for each thread, of "
+            f"{total / 2**30:.3g} GiB of memory in all, for {architecture.n_parameters} parameters "
+            f"and images of {C} x {H} x {W}. Choose smaller {max(numbers, key=numbers.__getitem__)}"
+            ", or smaller images."
+        )
 
 
 def check_same_network(estimator: Any, fitted: Architecture, dtype: np.dtype) -> None:
@@ -284,8 +361,10 @@ def make_optimizer(estimator: Any, xp: Any, parameters: Any, n_weights: int) -> 
 
 
 def n_workers(estimator: Any) -> int:
-    """Give the number of threads that `n_jobs` stands for."""
+    """Give the number of threads that `n_jobs` stands for: no more than there are CPUs."""
     n_jobs = estimator.n_jobs
-    if n_jobs is None or n_jobs == -1:
-        return available_cores()
-    return int(joblib.effective_n_jobs(n_jobs)) if n_jobs < 0 else int(n_jobs)
+    if n_jobs is None:
+        n_jobs = get_active_backend()[1]  # what joblib.parallel_config was given
+    if n_jobs is None or n_jobs < 0:
+        return max(1, available_cores() + 1 + int(n_jobs or -1))
+    return min(int(n_jobs), os.cpu_count() or 1)

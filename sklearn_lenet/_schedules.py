@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
+
+from ._backend import call_of_user
 
 # Share of the epochs in which "cosine" warms up
 _WARM_UP = 0.05
@@ -117,12 +120,8 @@ class UserSchedule(Schedule):
         self.function = function
 
     def rate(self, epoch: int, times: np.ndarray) -> float:
-        rate = self.function(epoch)
-        try:
-            is_allowed = isfinite(rate) and rate > 0
-        except TypeError:
-            is_allowed = False
-        if not is_allowed:
+        rate = call_of_user("lr_schedule", self.function, epoch)
+        if not (isinstance(rate, Real) and isfinite(rate) and float(rate) > 0):
             raise ValueError(
                 f"'lr_schedule' must return a float in the range (0.0, inf). Got {rate!r} for "
                 f"epoch {epoch}."

@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from ._backend import to_host
 from ._images import ImageLayout, PixelRanges
 from ._network import Architecture
+from ._parameters import check_memory
 from ._training import Course
 
 # Of the attributes below. Files of another format are refused.
@@ -240,6 +241,7 @@ def _check_architecture(values: Any) -> Architecture:
     for shape in architecture.convolutions():
         sizes = shape.height, shape.width, shape.out_height, shape.out_width
         _require(min(sizes) > 0, "a convolution has no output")
+    check_memory(architecture, 1)
     return architecture
 
 

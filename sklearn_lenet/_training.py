@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ._backend import to_host
 from ._diagnosis import answers, likely_cause, warn_of_one_answer
 from ._engine import Data, Engine, MiniBatches
-from ._loss import log_softmax
+from ._loss import log_probabilities
 from ._optimizers import Optimizer
 from ._schedules import make_schedule
 from ._warnings import warn
@@ -233,12 +233,13 @@ def train(
     """
     course = Course(engine, optimizer, data, validation, settings)
     orders = Orders(generator, data.rows, settings.shuffle)
-    n_batches = ceil(len(data.rows) / settings.batch_size)
+    size = min(settings.batch_size, len(data.rows))
+    n_batches = ceil(len(data.rows) / size)
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
                 rates = course.schedule.rates(number, n_batches)
-                batches = MiniBatches(orders.take(), settings.batch_size, rates)
+                batches = MiniBatches(orders.take(), size, rates)
                 loss = engine.train_epoch(data, batches, optimizer, generator)
                 if number + 1 < settings.max_iter:
                     orders.draw_ahead()  # before the loss is waited for
@@ -264,8 +265,8 @@ def train(
 def _validate(engine: Engine, data: Data) -> tuple[float, float]:
     """Compute the weighted mean cross-entropy and the weighted accuracy."""
     y, weights = data.y[data.rows], data.weights[data.rows]
-    log_proba = to_host(engine.predict_logits(data.X, data.rows))
-    log_softmax(np, log_proba.T)
+    logits = engine.predict_logits(data.X, data.rows)
+    log_proba = to_host(log_probabilities(engine.xp, logits))
     loss = -np.average(log_proba[np.arange(len(y)), y], weights=weights)
     return float(loss), float(np.average(log_proba.argmax(axis=1) == y, weights=weights))
 

@@ -1,5 +1,6 @@
 """What data may be: X, y and weights, on the host and on a device; images; the validation set."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ def check_training_data(
     estimator: Any, X: Any, y: Any, sample_weight: Any, reset: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
+    _refuse_masks(X=X, y=y, sample_weight=sample_weight)
     X = as_array(X)
     shape = _image_shape_of(X)
     if reset and shape is not None:
@@ -65,18 +67,57 @@ def check_training_data(
                 estimator, rows, y, reset=reset, multi_output=True, dtype="numeric"
             )
             rows = _as_narrow_as(rows, checked)
+    y = _check_labels(y)
+    weights = _check_weights(sample_weight, rows)
+    if reset:
+        estimator.image_shape_ = _resolve_image_shape(estimator, shape, rows)
+    return rows, y, weights
+
+
+def _check_labels(y: np.ndarray) -> np.ndarray:
+    """Check that y has one label for each sample."""
     if y.ndim == 2 and y.shape[1] == 1:
         warn(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of "
             "y to (n_samples,), for example using ravel().",
             DataConversionWarning,
         )
-    y = column_or_1d(y)
+    try:
+        y = column_or_1d(y)
+    except ValueError as error:
+        raise ValueError(f"{error}{_remedy_of_labels(y)}") from error
     check_classification_targets(y)
-    weights = _check_weights(sample_weight, rows)
-    if reset:
-        estimator.image_shape_ = _resolve_image_shape(estimator, shape, rows)
-    return rows, y, weights
+    return y
+
+
+def _remedy_of_labels(y: np.ndarray) -> str:
+    """Say what y of two axes may be, and what to pass then."""
+    if y.ndim != 2 or y.dtype.kind not in "biuf":
+        return ""
+    if np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
+        return " It is one-hot encoded: pass y.argmax(axis=1), of y as an array."
+    return (
+        " Several labels for each sample need a classifier for each: pass LeNetClassifier to "
+        "sklearn.multioutput.MultiOutputClassifier."
+    )
+
+
+def check_true_labels(y: Any) -> Any:
+    """Check the labels that predictions are compared with; gives them on the host."""
+    y = to_host(y)
+    if len(np.shape(y)) < 2:
+        return y
+    return _check_labels(check_array(y, dtype=None, ensure_all_finite=False, input_name="y"))
+
+
+def _refuse_masks(**arrays: Any) -> None:
+    """Refuse arrays of which values are masked: what is behind the mask would be taken."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"{name} is a masked array that masks values, which LeNetClassifier does not "
+                "support. Pass its filled() array, or leave those samples out."
+            )
 
 
 def _check_weights(sample_weight: Any, X: Any) -> np.ndarray:
@@ -111,6 +152,7 @@ def check_rows(estimator: Any, X: Any, reset: bool) -> Any:
 
 def check_images(estimator: Any, X: Any) -> Any:
     """Check what a fitted estimator is to predict; gives rows."""
+    _refuse_masks(X=X)
     X = as_array(X)
     with _telling_of_shapes(X, estimator.image_shape_):
         return check_rows(estimator, flatten_images(X), reset=False)
@@ -124,9 +166,25 @@ def check_validation_data(estimator: Any, X: Any, y: Any, sample_weight: Any) ->
         raise ValueError("X_val and y_val must be passed together, sample_weight_val with them.")
     if not estimator.early_stopping:
         raise ValueError("X_val and y_val are for early_stopping=True. Got False instead.")
-    X, y, weights = check_training_data(estimator, X, y, sample_weight, reset=False)
-    rows = np.flatnonzero(weights)
-    return Data(X, encode_labels(y, estimator.classes_, rows), weights, rows)
+    with _renamed(X="X_val", y="y_val", sample_weight="sample_weight_val"):
+        X, y, weights = check_training_data(estimator, X, y, sample_weight, reset=False)
+        rows = np.flatnonzero(weights)
+        y = encode_labels(y, estimator.classes_, rows)
+    return Data(X, y, weights, rows)
+
+
+@contextmanager
+def _renamed(**names: str) -> Iterator[None]:
+    """Let errors speak of arrays by other names."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error).replace("Sample weights", "sample_weight")
+        for old, new in names.items():
+            message = re.sub(rf"(?<![\w(]){old}\b", new, message)
+        if not any(new in message for new in names.values()):
+            message = f"{', '.join(names.values())}: {message}"
+        raise type(error)(message) from error
 
 
 def check_range(
@@ -290,7 +348,15 @@ def check_classes(estimator: Any, classes: Any) -> np.ndarray:
         if fitted is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         return fitted
-    classes = unique_labels(to_host(classes))
+    given = to_host(classes)
+    try:
+        classes = unique_labels(column_or_1d(given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"classes must be the labels that y may have, in an array. Got {given!r}: {error}"
+        ) from error
+    if len(classes) == 0:
+        raise ValueError(f"classes must have at least one label. Got {given!r}.")
     if fitted is not None and not np.array_equal(classes, fitted):
         raise ValueError(
             f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {fitted!r}"

@@ -261,7 +261,7 @@ class TestValidationData:
             (False, {"X_val": X, "y_val": Y}, "for early_stopping=True"),
             (True, {"X_val": X}, "passed together"),
             (True, {"sample_weight_val": np.ones(60)}, "passed together"),
-            (True, {"X_val": X[:, 1:], "y_val": Y}, "X has 143 features"),
+            (True, {"X_val": X[:, 1:], "y_val": Y}, "X_val has 143 features"),
             (True, {"X_val": X, "y_val": Y + 1}, "labels that are not in classes"),
         ],
     )

@@ -3,6 +3,7 @@
 Sane data are silent: all warnings are errors here.
 """
 
+import json
 import warnings
 
 import joblib
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -456,7 +458,7 @@ class TestDivergence:
             ({"solver": "adamw", "alpha": 1e10}, r"choose an 'alpha' smaller than 1e\+10"),
             ({"solver": "sgd", "alpha": 1e10}, r"choose an 'alpha' smaller than 1e\+10"),
             ({"lr_schedule": lambda epoch: 1e30}, r"'lr_schedule' returned .*1e\+30"),
-            ({"augment": lambda images, generator: images * 1e38, "solver": "sgd"}, "'augment'"),
+            ({"augment": lambda images, generator: images * 1e30, "solver": "sgd"}, "'augment'"),
         ],
     )
     def test_causes(self, parameters, cause):
@@ -503,6 +505,122 @@ class TestOneAnswer:
         small().fit(DIGITS, np.zeros(300))  # one class
         small().fit(DIGITS[:1], [0])
         small(max_iter=1).partial_fit(np.ones((20, 64)), [0, 1] * 10, classes=[0, 1])
+
+
+class TestLabels:
+    ONE_HOT = np.eye(10, dtype=int)[LABELS]
+
+    @pytest.mark.parametrize(
+        "encode",
+        [
+            lambda y: y,
+            lambda y: y.astype(float),
+            lambda y: y.astype(bool),
+            lambda y: pd.DataFrame(y),
+            lambda y: pd.get_dummies(pd.Series(y.argmax(axis=1))),
+            lambda y: y.tolist(),
+        ],
+    )
+    def test_one_hot(self, encode):
+        y, told = encode(self.ONE_HOT), r"one-hot encoded: pass y.argmax\(axis=1\)"
+        with pytest.raises(ValueError, match=told):
+            small().fit(DIGITS, y)
+        with pytest.raises(ValueError, match=told):
+            small().partial_fit(DIGITS, y, classes=range(10))
+        fitted = small().fit(DIGITS, LABELS)
+        with pytest.raises(ValueError, match=told):
+            fitted.score(DIGITS, y)
+        with pytest.raises(ValueError, match=told.replace("y.", "y_val.", 1)):
+            small(early_stopping=True).fit(DIGITS, LABELS, X_val=DIGITS, y_val=y)
+
+    def test_several_labels(self):
+        y = np.column_stack([LABELS % 2, LABELS > 4, LABELS > 2])
+        for labels in (y, np.column_stack([LABELS, LABELS])):
+            with pytest.raises(ValueError, match=r"sklearn.multioutput.MultiOutputClassifier"):
+                small().fit(DIGITS, labels)
+        MultiOutputClassifier(small(max_iter=1)).fit(DIGITS, y)
+
+    def test_column_at_score(self):
+        fitted = small().fit(DIGITS, LABELS)
+        with pytest.warns(DataConversionWarning):
+            score = fitted.score(DIGITS, LABELS[:, None])
+        assert score == fitted.score(DIGITS, LABELS)
+
+    @pytest.mark.parametrize(
+        ("classes", "told"),
+        [
+            (np.eye(3), "classes must be the labels"),
+            ([], "classes must have at least one label"),
+            (5, "classes must be the labels"),
+        ],
+    )
+    def test_classes(self, classes, told):
+        with pytest.raises(ValueError, match=told):
+            small().partial_fit(DIGITS, LABELS, classes=classes)
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"X_val": DIGITS[:, :60]}, "X_val has 60 features"),
+            ({"X_val": np.full((300, 64), np.nan)}, "Input X_val contains NaN"),
+            ({"X_val": DIGITS[:5]}, r"X_val, y_val, sample_weight_val: .* inconsistent"),
+            ({"y_val": LABELS + 0.5}, "y_val|Unknown label type"),
+            ({"y_val": LABELS + 3}, "y_val contains labels"),
+            ({"sample_weight_val": np.zeros(300)}, "sample_weight_val must contain"),
+            ({"sample_weight_val": -np.ones(300)}, "sample_weight_val"),
+            ({"sample_weight_val": np.ones((300, 2))}, "sample_weight_val must be a 1D"),
+            (
+                {"X_val": DIGITS.reshape(-1, 8, 8)[:, :6]},
+                r"X_val has 48 features.*X_val has images",
+            ),
+        ],
+    )
+    def test_faults_of_the_validation_set(self, changes, told):
+        held_out = {"X_val": DIGITS, "y_val": LABELS} | changes
+        with pytest.raises(ValueError, match=told):
+            small(early_stopping=True).fit(DIGITS, LABELS, **held_out)
+
+
+class TestMasks:
+    def test_masked_values_are_refused(self):
+        X, y, weights = (np.ma.array(a) for a in (DIGITS, LABELS, np.ones(300)))
+        fitted = small(max_iter=1).fit(X, y, weights)
+        fitted.predict(X)
+        X[3, 4] = np.ma.masked
+        for call in (lambda: small().fit(X, LABELS), lambda: fitted.predict(X)):
+            with pytest.raises(ValueError, match="X is a masked array"):
+                call()
+        y[0] = weights[0] = np.ma.masked
+        with pytest.raises(ValueError, match="y is a masked array"):
+            small().fit(DIGITS, y)
+        with pytest.raises(ValueError, match="sample_weight is a masked array"):
+            small().fit(DIGITS, LABELS, weights)
+        with pytest.raises(ValueError, match="X_val is a masked array"):
+            small(early_stopping=True).fit(DIGITS, LABELS, X_val=X, y_val=LABELS)
+
+
+class TestProbabilities:
+    """Of float64, as scikit-learn's, unless X is float32."""
+
+    @pytest.mark.parametrize("n_classes", [1, 2, 10, 100])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float32])
+    def test_sum_to_one(self, n_classes, dtype):
+        X = np.vstack([DIGITS] * 2).astype(dtype)
+        fitted = small(max_iter=1).fit(X, np.arange(600) % n_classes)
+        proba, log_proba = fitted.predict_proba(X), fitted.predict_log_proba(X)
+        expected = np.float32 if dtype is np.float32 else np.float64
+        assert proba.dtype == log_proba.dtype == expected
+        tolerance = 1e-6 if dtype is np.float32 else 1e-15
+        assert abs(proba.sum(axis=1) - 1).max() <= tolerance
+        np.testing.assert_allclose(np.exp(log_proba), proba, rtol=1e-6)
+        assert proba.flags.c_contiguous
+
+    def test_are_plain_numbers_to_others(self):
+        X = DIGITS.astype(np.uint8)
+        proba = small(max_iter=1).fit(X, LABELS).predict_proba(X)
+        assert json.loads(json.dumps({"p": proba[0, 0]}))["p"] == proba[0, 0]
+        for row in proba:
+            assert np.random.default_rng(0).multinomial(100, row).sum() == 100
 
 
 class TestWarnings:

@@ -87,7 +87,6 @@ class CudaEngine(DeviceEngine):
         generator: np.random.Generator,
     ) -> Callable[[], float]:
         """Go once through rows of the data: by kernels, where they cover what is asked for."""
-        batches = replace(batches, size=min(batches.size, len(batches.order)))
         steps = self._make_steps(data, batches, optimizer)
         if steps is None:
             return super().train_epoch(data, batches, optimizer, generator)
