@@ -323,6 +323,9 @@ class _Moments:
         largest = np.argpartition(squares, max(len(squares) - n_most, 0))[-n_most:]
         if squares[largest].sum() <= total / 2:
             return None
+        some = rows_on_host(X, self.rows[:: max(1, len(self.rows) // 32)])
+        if np.median(some.max(axis=1) != some.min(axis=1)) == 0:
+            return None  # there is next to nothing that could be drowned
         row, feature = divmod(int(squares.argmax()), self.n_features)
         return int(rows[row]), feature, float(features[row, feature])
 

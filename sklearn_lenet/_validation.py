@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import compute_class_weight, murmurhash3_32
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
@@ -63,10 +64,10 @@ def check_training_data(
             y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
             check_consistent_length(rows, y)
         else:
-            checked, y = validate_data(
+            checked, labels = validate_data(
                 estimator, rows, y, reset=reset, multi_output=True, dtype="numeric"
             )
-            rows = _as_narrow_as(rows, checked)
+            rows, y = _as_narrow_as(rows, checked), _as_narrow_as(y, labels)
     y = _check_labels(y)
     weights = _check_weights(sample_weight, rows)
     if reset:
@@ -425,7 +426,7 @@ def as_array(X: Any) -> Any:
                 ensure_all_finite=False,
             )
         except ValueError as error:
-            shapes = {np.shape(image) for image in X if hasattr(image, "shape")}
+            shapes = {_shape_within(image) for image in X} - {()}
             if len(shapes) > 1:
                 raise ValueError(
                     f"{error} X is a list of arrays of different shapes, {sorted(shapes)[:3]}: "
@@ -442,41 +443,54 @@ def as_array(X: Any) -> Any:
 
 
 def _refuse_arrays_in_rows(X: Any) -> None:
-    """Refuse a column, or an array of objects, that has an array in each row."""
+    """Refuse columns, or an array of objects, that have an array in each row."""
     shape = getattr(X, "shape", None)
-    if not isinstance(shape, tuple) or len(shape) not in (1, 2) or 0 in shape:
+    if not isinstance(shape, tuple) or len(shape) not in (1, 2) or 0 in shape or issparse(X):
         return
     if is_cupy(X) or (isinstance(X, np.ndarray) and X.dtype != object):
         return
-    if len(shape) == 2 and shape[1] > 1:
-        return
     try:
-        first = np.asarray(X[:1], dtype=object).reshape(-1)[0]
+        first = np.asarray(X[:1], dtype=object).reshape(-1)
     except (TypeError, ValueError, KeyError, IndexError):
         return
-    if isinstance(first, list | tuple) or len(getattr(first, "shape", "")) > 0:
+    shapes = [_shape_within(value) for value in first]
+    if any(shapes):
         raise ValueError(
-            f"X has an array in each row, the first of shape {np.shape(first)}. Pass one array, "
-            "np.stack(list(...)) of them: images need one size."
+            f"X has an array in each row, the first of shape {next(filter(None, shapes))}. Pass "
+            "one array, np.stack(list(...)) of them: images need one size."
         )
 
 
-def _as_narrow_as(frame: Any, X: np.ndarray) -> np.ndarray:
-    """Give checked data the type that a data frame's columns have.
+def _shape_within(value: Any) -> tuple[int, ...]:
+    """Give the shape of what may be an image; () for anything else."""
+    if isinstance(value, list | tuple) or hasattr(value, "__array_interface__"):
+        with suppress(ValueError):
+            return np.shape(value)
+    return tuple(getattr(value, "shape", ()))
+
+
+def _as_narrow_as(given: Any, checked: np.ndarray) -> np.ndarray:
+    """Give checked data the type that a frame's columns, or a Series, had.
 
     scikit-learn makes float64 of pandas' nullable, Arrow and object columns, whatever they hold.
     """
-    if X.dtype != np.float64 or not hasattr(frame, "infer_objects"):
-        return X
-    types = set(frame.dtypes)
-    if np.dtype(object) in types:
-        types = set(frame.infer_objects().dtypes)
-    types = {np.dtype(getattr(dtype, "numpy_dtype", dtype)) for dtype in types}
-    narrow = all(dtype.kind in "biu" or dtype in (np.float16, np.float32) for dtype in types)
-    if not narrow:
-        return X
+    if checked.dtype != np.float64 or not hasattr(given, "infer_objects"):
+        return checked
+    try:
+        types = {_numpy_type(dtype) for dtype in np.atleast_1d(given.infer_objects().dtypes)}
+    except TypeError:  # text, for example
+        return checked
+    if not all(dtype.kind in "biu" or dtype in (np.float16, np.float32) for dtype in types):
+        return checked
     dtype = np.result_type(*types)
-    return X.astype(np.float32 if dtype.kind == "f" else dtype)
+    return checked.astype(np.float32 if dtype.kind == "f" else dtype)
+
+
+def _numpy_type(dtype: Any) -> np.dtype:
+    """Give the type of the values of a column of pandas'."""
+    if hasattr(dtype, "categories"):
+        dtype = dtype.categories.dtype
+    return np.dtype(getattr(dtype, "numpy_dtype", dtype))
 
 
 def flatten_images(X: Any) -> Any:

@@ -344,9 +344,10 @@ class TestExtremes:
             np.random.default_rng(0).poisson(0.01, (500, 400)),
             np.random.default_rng(0).normal(size=(1000, 100)),
             np.zeros((1000, 100)),
+            (np.random.default_rng(0).random((1000, 784)) < 1e-4).astype(float),
             np.where(np.arange(10 * 784).reshape(10, 784) == 5, 1e20, 1.0),  # a set of 10 rows
         ],
-        ids=["one-hot", "counts", "noise", "zeros", "few"],
+        ids=["one-hot", "counts", "noise", "zeros", "sparse", "few"],
     )
     def test_none(self, X):
         assert self.find(X) is None

@@ -31,6 +31,7 @@ FRAMES = {
     "objects": lambda frame: frame.astype(object),
     "narrow": lambda frame: frame.astype({0: np.float32, 1: np.float16}),
     "bool": lambda frame: frame.astype({0: "boolean"}),
+    "category": lambda frame: frame.astype({3: "category"}),
 }
 
 OTHERS = {
@@ -229,6 +230,22 @@ class TestContainers:
         with pytest.raises(ValueError, match=r"np.stack\(list\(...\)\)"):
             small().fit(pl.DataFrame({"image": column}), [0, 1] * 6)
 
+    def test_pictures(self):
+        Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+        pictures = [Image.fromarray(image.astype(np.uint8)) for image in self.IMAGES]
+        expected = small(max_iter=1).fit(self.IMAGES.astype(np.uint8), [0, 1] * 6)
+        actual = small(max_iter=1).fit(pictures, [0, 1] * 6)
+        np.testing.assert_allclose(actual.coefs_[0], expected.coefs_[0], rtol=1e-4)
+        with pytest.raises(ValueError, match=r"np.stack\(list\(...\)\)"):
+            small().fit(pd.Series(pictures), [0, 1] * 6)
+        with pytest.raises(ValueError, match=r"different shapes.*images need one size"):
+            small().fit([pictures[0], pictures[1].resize((9, 9))], [0, 1])
+
+    def test_images_beside_other_columns(self):
+        frame = pd.DataFrame({"n": range(12), "image": list(self.IMAGES)})
+        with pytest.raises(ValueError, match=r"first of shape \(8, 8\).*np.stack"):
+            small().fit(frame, [0, 1] * 6)
+
     def test_images_of_several_sizes(self):
         with pytest.raises(ValueError, match=r"\(8, 8\), \(9, 8\).*images need one size"):
             small().fit([np.zeros((8, 8)), np.zeros((9, 8))], [0, 1])
@@ -258,6 +275,14 @@ class TestContainers:
         pytest.importorskip("pyarrow", reason="needs pyarrow")
         frame = pd.DataFrame(DIGITS.astype(np.uint8)).astype("uint8[pyarrow]")
         assert small(max_iter=1).fit(frame, LABELS).coefs_[0].dtype == np.float32
+
+    def test_text(self):
+        frame = pd.DataFrame(DIGITS.astype(np.uint8)).astype(str)
+        assert small(max_iter=1).fit(frame, LABELS).coefs_[0].dtype == np.float64
+
+    def test_nullable_labels(self):
+        y = pd.Series(LABELS).convert_dtypes()
+        assert small(max_iter=1).fit(DIGITS, y).classes_.dtype.kind == "i"
 
     def test_array_of_objects(self):
         X = DIGITS.astype(int)
