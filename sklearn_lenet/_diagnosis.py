@@ -44,11 +44,18 @@ def warn_of_one_answer(engine: Engine, data: Data, settings: Any) -> None:
         Of the training.
     settings : Settings
     """
-    log_proba = answers(engine, data)
+    log_proba, rows = answers(engine, data), some_rows(data)
     n_rows, n_classes = log_proba.shape
-    if n_rows == 1 or n_classes == 1 or log_proba.std(axis=0).max() >= _LEAST_VARIATION:
+    are_one = log_proba.std(axis=0).max() < _LEAST_VARIATION
+    # Outputs may be so large that one class is certain, whatever the rest
+    are_certain = np.exp(log_proba).std(axis=0).max() < _LEAST_VARIATION**2
+    if (
+        n_rows == 1
+        or n_classes == 1
+        or not (are_one or (are_certain and len(np.unique(data.y[rows])) > 1))
+    ):
         return
-    images = rows_on_host(data.X, some_rows(data))
+    images = rows_on_host(data.X, rows)
     if (images == images[0]).all():
         message = "The images of X are all the same: there is nothing to tell the classes by."
     else:

@@ -516,6 +516,11 @@ class TestOneAnswer:
         assert w[0].filename == __file__
         assert len(set(classifier.predict(DIGITS))) == 1
 
+    def test_one_certain_class(self):
+        """Outputs that vary, but by so much that the probabilities do not."""
+        with pytest.warns(ConvergenceWarning, match="same answer"):
+            small(lr=1e5, alpha=1e10, batch_size=20).fit(DIGITS[:60], LABELS[:60])
+
     def test_penalty(self):
         with pytest.warns(ConvergenceWarning, match=r"same answer.*'alpha' smaller than 10000000"):
             small(alpha=1e7, lr=0.02, max_iter=30).fit(DIGITS, LABELS)
