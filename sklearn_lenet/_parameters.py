@@ -367,4 +367,4 @@ def n_workers(estimator: Any) -> int:
         n_jobs = get_active_backend()[1]  # what joblib.parallel_config was given
     if n_jobs is None or n_jobs < 0:
         return max(1, available_cores() + 1 + int(n_jobs or -1))
-    return min(int(n_jobs), os.cpu_count() or 1)
+    return 1 if n_jobs == 1 else min(int(n_jobs), os.cpu_count() or 1)

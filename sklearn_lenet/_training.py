@@ -148,7 +148,9 @@ class Course:
         self._n_without_improvement = 0 if improved else self._n_without_improvement + 1
         if quality > self._best:
             self._best = quality
-            self._best_parameters = self.optimizer.predicting.copy()
+            if self._best_parameters is None:
+                self._best_parameters = self.optimizer.predicting.copy()
+            self.engine.xp.copyto(self._best_parameters, self.optimizer.predicting)
         self.schedule.epoch_ended(improved)
         self.epochs.append(epoch)
         may_stop = self.validation is not None or self.settings.tol is not None
