@@ -14,7 +14,8 @@ from ._warnings import warn
 # Rows of the training set that are looked at, at most
 _LOOKED_AT = 256
 
-# Answers whose log-probabilities vary by less, as a standard deviation, are one answer
+# Answers whose log-probabilities vary by less, as a standard deviation, are one answer; hidden
+# units that vary by a smaller share of their values are dead
 _LEAST_VARIATION = 1e-3
 
 # Standard deviations from the mean of all that an image's mean may have, or its own deviation
@@ -45,16 +46,16 @@ def warn_of_one_answer(engine: Engine, data: Data, settings: Any) -> None:
     settings : Settings
     """
     log_proba, rows = answers(engine, data), some_rows(data)
-    n_rows, n_classes = log_proba.shape
-    are_one = log_proba.std(axis=0).max() < _LEAST_VARIATION
-    # Outputs may be so large that one class is certain, whatever the rest
-    are_certain = np.exp(log_proba).std(axis=0).max() < _LEAST_VARIATION**2
-    if (
-        n_rows == 1
-        or n_classes == 1
-        or not (are_one or (are_certain and len(np.unique(data.y[rows])) > 1))
-    ):
+    if 1 in log_proba.shape:
         return
+    # Outputs may be so large that one class is certain, however they vary
+    are_certain = np.exp(log_proba).std(axis=0).max() < _LEAST_VARIATION**2
+    if not (are_certain and len(np.unique(data.y[rows])) > 1):
+        hidden = to_host(engine.predict_hidden(data.X, rows))
+        # Labels that have nothing to do with the images let the answers agree, but not these
+        are_dead = hidden.std(axis=0).max() <= _LEAST_VARIATION * abs(hidden).max()
+        if log_proba.std(axis=0).max() >= _LEAST_VARIATION or not are_dead:
+            return
     images = rows_on_host(data.X, rows)
     if (images == images[0]).all():
         message = "The images of X are all the same: there is nothing to tell the classes by."

@@ -516,6 +516,13 @@ class TestOneAnswer:
         assert w[0].filename == __file__
         assert len(set(classifier.predict(DIGITS))) == 1
 
+    @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+    def test_saturated_units(self, mnist_1000, activation):
+        X, y, *_ = mnist_1000
+        classifier = LeNetClassifier(lr=0.5, activation=activation, max_iter=4, random_state=0)
+        with pytest.warns(ConvergenceWarning, match="same answer"):
+            classifier.fit(X, y)
+
     def test_one_certain_class(self):
         """Outputs that vary, but by so much that the probabilities do not."""
         with pytest.warns(ConvergenceWarning, match="same answer"):
@@ -531,7 +538,10 @@ class TestOneAnswer:
 
     def test_what_is_none(self):
         small(lr=1e-9).fit(DIGITS, LABELS)
-        small().fit(DIGITS, np.random.default_rng(0).integers(0, 10, 300))
+        generator = np.random.default_rng(0)
+        small().fit(DIGITS, generator.integers(0, 10, 300))
+        noise = generator.integers(0, 256, (20_000, 784)).astype(np.uint8)
+        LeNetClassifier(max_iter=1, random_state=0).fit(noise, generator.integers(0, 10, 20_000))
         small().fit(DIGITS, np.zeros(300))  # one class
         small().fit(DIGITS[:1], [0])
         small(max_iter=1).partial_fit(np.ones((20, 64)), [0, 1] * 10, classes=[0, 1])
