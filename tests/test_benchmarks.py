@@ -12,6 +12,7 @@ import pytest
 from tests.benchmarks.accuracies import Fits, Row, verdict
 
 
+@pytest.mark.slow
 def test_figures(tmp_path):
     pytest.importorskip("matplotlib")
     names = ["bits", "import", "breakdown"]
@@ -49,6 +50,7 @@ def run(module, *arguments):
     ).stdout
 
 
+@pytest.mark.slow
 def test_accuracies(tmp_path):
     path = tmp_path / "accuracies.json"
     path.write_text(json.dumps({"older": {}}))

@@ -70,6 +70,7 @@ class TestLearning:
             X, X_test = (X - mean) / std, (X_test - mean) / std
         assert model(max_iter=8, batch_size=64).fit(X, y).score(X_test, y_test) >= 0.94
 
+    @pytest.mark.slow
     def test_small_images(self):
         X, y = load_digits(return_X_y=True)
         folds = StratifiedKFold(shuffle=True, random_state=0)
@@ -211,6 +212,7 @@ class TestInput:
         assert classifier.predict_proba(X.astype(float)).dtype == np.float64
         assert model(dtype="float64").fit(X, Y).coefs_[0].dtype == np.float64
 
+    @pytest.mark.slow
     def test_integers_are_not_copied(self, sample):
         X, y, *_ = sample
         tall = np.broadcast_to(X[:64], (2000, 64, 784)).reshape(-1, 784)  # 100 MB

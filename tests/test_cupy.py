@@ -213,7 +213,13 @@ def test_predictions_compile(nvrtc, name, architecture):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "threads"), [("sm_75", 256), ("sm_80", 512), ("sm_90", 256), ("sm_100", 512)]
+    ("architecture", "threads"),
+    [
+        pytest.param("sm_75", 256, marks=pytest.mark.slow),
+        pytest.param("sm_80", 512, marks=pytest.mark.slow),
+        ("sm_90", 256),
+        pytest.param("sm_100", 512, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", TRAININGS)
 def test_trainings_compile(nvrtc, name, architecture, threads):
@@ -221,6 +227,7 @@ def test_trainings_compile(nvrtc, name, architecture, threads):
     assert_compiles(nvrtc, TRAININGS[name](((threads, 1),), SHARED), architecture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_90", "sm_100"])
 @pytest.mark.parametrize("most_shared", [100 * 1024, SHARED])
 @pytest.mark.parametrize("name", TRAININGS)

@@ -35,6 +35,7 @@ def percentage(pattern, output):
     return float(re.search(rf"{pattern}.*: ([\d.]+)%", output)[1])
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     output = run("quickstart.py", tmp_path)
     assert percentage("Test accuracy", output) >= 96.5
@@ -48,6 +49,7 @@ def test_quickstart(tmp_path):
     assert min(left.std(), right.std()) > 0.05  # neither half is blank
 
 
+@pytest.mark.slow
 def test_grid_search(tmp_path):
     output = run("grid_search.py", tmp_path)
     assert len(re.findall(r"^0\.\d+ +\d+ +0\.\d+ \+- 0\.\d+$", output, re.MULTILINE)) == 6
