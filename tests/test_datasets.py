@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from sklearn_lenet.datasets import load_mnist, load_mnist_sample
+from sklearn_lenet.datasets import load_idx, load_mnist, load_mnist_sample
 
 PLAIN = {
     "train images": "train-images-idx3-ubyte",
@@ -178,6 +178,24 @@ def test_each_file_in_a_directory_of_its_own_name(tmp_path, arrays):
     assert load_mnist(tmp_path).data.shape == (8, 784)
 
 
+def test_upper_case_names(tmp_path, arrays):
+    names = {kind: name.upper() + ".GZ" for kind, name in PLAIN.items()}
+    write(tmp_path, arrays, names)
+    assert load_mnist(tmp_path).data.shape == (8, 784)
+
+
+def test_empty_data_home_is_none(tmp_path, arrays, monkeypatch):
+    monkeypatch.setenv("SKLEARN_LENET_DATA", str(write(tmp_path, arrays)))
+    assert load_mnist("", subset="test").data.shape == (3, 784)
+
+
+def test_images_and_labels_of_one_directory(tmp_path, arrays):
+    """Where one has all files, those that lie alone elsewhere are not taken for a part of it."""
+    write(tmp_path / "complete", arrays)
+    write(tmp_path, {"test labels": np.zeros(3, np.uint8)})
+    np.testing.assert_array_equal(load_mnist(tmp_path, subset="test").target, arrays["test labels"])
+
+
 def test_two_data_sets_below_the_directory(tmp_path, arrays):
     write(tmp_path / "FashionMNIST" / "raw", make_arrays(seed=1))
     write(tmp_path / "MNIST" / "raw", arrays)
@@ -253,8 +271,21 @@ def test_missing_files(tmp_path, arrays, monkeypatch, from_environment):
 
 
 def test_missing_directory(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train\*3-ubyte.*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"data_home='.*nowhere': there is no such dir"):
         load_mnist(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"data_home='~nosuchuser/mnist'"):
+        load_mnist("~nosuchuser/mnist")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match=r"data_home='.*file' is a file"):
+        load_mnist(tmp_path / "file")
+
+
+def test_labels_that_are_no_digits(tmp_path, arrays):
+    arrays["test labels"][1] = 10
+    path = write(tmp_path, arrays) / PLAIN["test labels"]
+    with pytest.raises(ValueError, match="expected labels from 0 to 9, got 10, at 1") as error:
+        load_mnist(tmp_path)
+    assert str(path) in str(error.value)
 
 
 IMAGES = np.zeros((5, 28, 28), dtype=np.uint8)
@@ -268,7 +299,10 @@ BAD_IMAGES = {
         idx(IMAGES)[:-1],
         r"is truncated: expected 3920 bytes of data for the shape \(5, 28, 28\).* got 3919",
     ),
-    "trailing bytes": (idx(IMAGES) + b"\n", "has trailing bytes: expected 3920 bytes.* got 3921"),
+    "trailing bytes": (idx(IMAGES) + b"\n", "has trailing bytes: expected 3920 bytes.* got more"),
+    "a page": (b"\n<!DOCTYPE html><html>", "is not an IDX file .* It is a web page"),
+    "a zip archive": (b"PK\x03\x04" + bytes(99), "It is a zip archive: unpack it first"),
+    "a tar archive": (bytes(257) + b"ustar" + bytes(99), "It is a tar archive: unpack it first"),
     "no images": (idx(IMAGES[:0]), r"is empty: .* got shape \(0, 28, 28\)"),
     "an impossible shape": (idx(IMAGES[:0], shape=(0, 2**32 - 1, 2**32 - 1)), "is empty"),
     "other pixels": (idx(np.zeros((5, 32, 16))), "expected images of 28 x 28 pixels, got 32 x 16"),
@@ -437,3 +471,68 @@ def test_sample_is_what_its_script_makes(mnist_directory, tmp_path, monkeypatch)
         assert gzip.decompress((once / name).read_bytes()) == gzip.decompress(
             (shipped / name).read_bytes()
         )
+
+
+@pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
+def test_memory_does_not_follow_what_lies_behind_the_end(tmp_path, arrays, gz):
+    """A small file may unpack to a large one; a sparse one takes no room on the disk."""
+    write(tmp_path, arrays, gz=gz)
+    path = tmp_path / (PLAIN["train images"] + ".gz" * gz)
+    if gz:
+        path.write_bytes(gzip.compress(idx(IMAGES) + bytes(100 * 2**20), 1))
+    else:
+        with path.open("ab") as file:
+            file.truncate(2**30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="has trailing bytes"):
+            load_mnist(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+# load_idx
+
+TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+@pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 4), (1, 2, 1, 2)])
+@pytest.mark.parametrize("code", TYPES)
+def test_any_array(tmp_path, code, shape, gz):
+    expected = np.random.default_rng(0).integers(0, 100, shape).astype(TYPES[code])
+    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape)
+    content = header + expected.tobytes()
+    path = tmp_path / "array"
+    path.write_bytes(gzip.compress(content) if gz else content)
+    actual = load_idx(str(path))
+    np.testing.assert_array_equal(actual, expected)
+    assert actual.dtype == expected.dtype.newbyteorder("=")
+    assert actual.dtype.isnative
+    actual[...] = 0  # it can be written to
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an IDX file: .* got nothing"),
+        (b"\0\0\x0a\x01" + bytes(8), "is not an IDX file: .* got 00 00 0a 01"),
+        (b"PK\x03\x04", "It is a zip archive"),
+        (gzip.compress(gzip.compress(idx(IMAGES))), "It is gzipped twice"),
+        (gzip.compress(idx(IMAGES))[:-9], "is a corrupt gzip file, cut off"),
+        (idx(IMAGES)[:-1], "is truncated: expected 3920 bytes"),
+    ],
+)
+def test_what_is_no_idx_file(tmp_path, content, message):
+    path = tmp_path / "array.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_idx(path)
+    assert str(path) in str(error.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_idx(tmp_path / "nowhere")

@@ -49,7 +49,7 @@ def load_mnist(
     ----------
     data_home : str or path-like, default=None
         Directory with the IDX files (``train-images-idx3-ubyte``, ``t10k-labels.idx1-ubyte.gz`` and
-        so on, plain or gzipped) in it or anywhere below it. If None, the directory in the
+        so on, plain or gzipped) in it or anywhere below it. If None or "", the directory in the
         environment variable ``SKLEARN_LENET_DATA``. If that is not set either,
         :func:`sklearn.datasets.fetch_openml` downloads MNIST once and keeps it in scikit-learn's
         own cache.
@@ -87,7 +87,7 @@ def load_mnist(
     TypeError
         If `data_home` is no str, path-like or None.
     FileNotFoundError
-        If the directory lacks a file that `subset` needs.
+        If there is no such directory, or if it lacks a file that `subset` needs.
     ValueError
         If `subset` is none of the above, if a file's content is not as it should be, or if files of
         one name lie in several directories below the directory given.
@@ -95,6 +95,7 @@ def load_mnist(
     See Also
     --------
     load_mnist_sample : 6,000 of these images, shipped with the package.
+    load_idx : Any file of this format.
 
     References
     ----------
@@ -110,12 +111,11 @@ def load_mnist(
     """
     check_scalar(data_home, "data_home", (str, os.PathLike, type(None)))
     _check_subset(subset, "load_mnist")
-    if data_home is None:
-        data_home = os.environ.get("SKLEARN_LENET_DATA") or None
-    if data_home is None:
-        data, target = _fetch(subset)
+    data_home = data_home or os.environ.get("SKLEARN_LENET_DATA")
+    if data_home:
+        data, target = _read(_find(_directory(data_home), SETS[subset]))
     else:
-        data, target = _read(_find(Path(data_home).expanduser(), SETS[subset]))
+        data, target = _fetch(subset)
     return (data, target) if return_X_y else _bunch(data, target, DESCR)
 
 
@@ -191,14 +191,40 @@ def _check_subset(subset: str, caller: str) -> None:
         )
 
 
+def _directory(data_home: str | os.PathLike[str]) -> Path:
+    """Give the directory that data_home names, if there is one."""
+    given = f"data_home={os.fspath(data_home)!r}"
+    try:
+        directory = Path(data_home).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{given}: {error}") from error
+    if directory.is_file():
+        raise NotADirectoryError(f"{given} is a file. Give the directory of MNIST's IDX files.")
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{given}: there is no such directory. Give the directory of MNIST's IDX files as "
+            "data_home or in the environment variable SKLEARN_LENET_DATA."
+        )
+    return directory
+
+
 def _find(data_home: Path, sets: Sequence[str]) -> list[tuple[Path, Path]]:
     """Find each set's files of images and of labels in or below data_home."""
     patterns = [f"{name}*{n_dims}-ubyte" for name in sets for n_dims in (3, 1)]
-    files = sorted(path for path in data_home.rglob("*-ubyte*") if path.is_file())
+    files = sorted(path for path in data_home.rglob("*") if path.is_file())
     matches = {
-        pattern: [file for file in files if fnmatchcase(file.name.removesuffix(".gz"), pattern)]
+        pattern: [
+            file for file in files if fnmatchcase(file.name.lower().removesuffix(".gz"), pattern)
+        ]
         for pattern in patterns
     }
+    # Images and labels of one directory, where there is one that has all of them
+    complete = set.intersection(*({file.parent for file in paths} for paths in matches.values()))
+    if complete:
+        matches = {
+            pattern: [file for file in paths if file.parent in complete]
+            for pattern, paths in matches.items()
+        }
     missing = [pattern for pattern, paths in matches.items() if not paths]
     if missing:
         raise FileNotFoundError(
@@ -232,6 +258,11 @@ def _read(
     data, target = [], []
     for images_file, labels_file in pairs:
         images, labels = read_idx(images_file, n_dims=3), read_idx(labels_file, n_dims=1)
+        if labels.max() > 9:
+            raise ValueError(
+                f"{labels_file}: expected labels from 0 to 9, got {labels.max()}, at "
+                f"{labels.argmax()}"
+            )
         if images.shape[1:] != (28, 28):
             raise ValueError(
                 f"{images_file}: expected images of 28 x 28 pixels, got "
