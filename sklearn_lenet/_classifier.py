@@ -343,7 +343,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             Images, as rows of pixels or as arrays, of any real type. It is not copied: integers
             stay integers until a mini-batch is taken.
         y : array-like of shape (n_samples,)
-            Labels, of any type.
+            Labels: integers, strings or booleans.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples' losses, not negative; samples of weight 0 are left out.
         X_val, y_val : array-likes, default=None

@@ -1,0 +1,88 @@
+"""The user guide's table of errors: each message comes as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sklearn_lenet import LeNetClassifier
+
+from . import stand_in
+from .test_classifier import X, Y, model
+
+GUIDE = Path(__file__).parents[1] / "docs" / "user_guide.md"
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (60, 2352)).astype(np.uint8)
+LARGE = np.random.default_rng(0).random((60, 784))
+
+
+def on_a_device():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        model().fit(stand_in.install(monkeypatch).asarray(X), Y)
+
+
+PROVOKED = {
+    "The 'lr' parameter of LeNetClassifier must be …": lambda: model(lr=0).fit(X, Y),
+    "The loss became nan in epoch …": lambda: model(lr=1e10, solver="sgd").fit(X, Y),
+    "The weights grew to …": lambda: model(lr=1e15, batch_size=60).fit(X, Y),
+    "X has 2352 features, which may be 28 x 28 images of 3 channels": lambda: model().fit(
+        COLOUR, Y
+    ),
+    "image_shape=(28, 28, 1) looks like images with their channels last": lambda: model(
+        image_shape=(28, 28, 1)
+    ).fit(LARGE, Y),
+    "X has an array in each row": lambda: model().fit(np.array([X, None], object)[:1], [0]),
+    "The features of X, from … to …, are out of the range": lambda: model().fit(
+        X.astype(float) * 1e-322, Y
+    ),
+    "sample_weight, times class_weight, must have a finite sum": lambda: model().fit(
+        X, Y, np.full(60, 1e308)
+    ),
+    "y should be a 1d array, got an array of shape … It is one-hot encoded": lambda: model().fit(
+        X, np.eye(3)[Y]
+    ),
+    "X is a masked array that masks values": lambda: model().fit(np.ma.masked_less(X, 50), Y),
+    "Images of … pixels are too small for … convolutions": lambda: model(stride=100).fit(X, Y),
+    "The network would take about … GiB": lambda: model(padding=10**6).fit(X, Y),
+    "'lr_schedule' must return a float": lambda: model(lr_schedule=lambda e: None).fit(X, Y),
+    "'augment' must return an array": lambda: model(augment=lambda i, g: None).fit(X, Y),
+    "X has images of shape …, but LeNetClassifier was fitted with …": lambda: (
+        model().fit(X, Y).predict(X.reshape(60, 16, 9))
+    ),
+    "X has 28 features, but LeNetClassifier is expecting 784": lambda: (
+        model(max_iter=1).fit(LARGE, Y).predict(LARGE[0].reshape(28, 28))
+    ),
+    "kernel_size=… is larger than the padded images": lambda: model(kernel_size=40).fit(X, Y),
+    "y contains labels that are not in classes": lambda: model().partial_fit(X, Y, classes=[0, 1]),
+    "… is not what the network was fitted with": lambda: (
+        model(warm_start=True).fit(X, Y).set_params(pooling="max").fit(X, Y)
+    ),
+    "early_stopping=True needs two different samples of a class": lambda: model(
+        early_stopping=True
+    ).fit(X[:1], Y[:1]),
+    "device='cuda' cannot be used: …": lambda: model(device="cuda:99").fit(X, Y),
+    "X is a CuPy array, but device='cpu' …": on_a_device,
+    "This 'LeNetClassifier' has no attribute 'partial_fit'": lambda: (
+        LeNetClassifier(early_stopping=True).partial_fit
+    ),
+}
+
+
+def messages():
+    """Give the table's messages."""
+    table = GUIDE.read_text(encoding="utf-8").partition("## Errors")[2]
+    cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_table_is_complete():
+    assert set(messages()) == set(PROVOKED)
+
+
+@pytest.mark.parametrize("message", PROVOKED)
+def test_message(message):
+    with pytest.raises((ValueError, RuntimeError, AttributeError)) as error:
+        PROVOKED[message]()
+    pattern = ".*".join(map(re.escape, message.replace("cuda'", "cuda:99'").split("…")))
+    assert re.search(pattern, str(error.value), re.DOTALL)
