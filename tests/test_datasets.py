@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from sklearn_lenet.datasets import load_idx, load_mnist, load_mnist_sample
+from sklearn_lenet.datasets import (
+    load_idx,
+    load_image_folder,
+    load_mnist,
+    load_mnist_sample,
+)
 
 PLAIN = {
     "train images": "train-images-idx3-ubyte",
@@ -536,3 +541,86 @@ def test_what_is_no_idx_file(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_idx(tmp_path / "nowhere")
+
+
+# load_image_folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Give a function that writes a picture: of pixels, into the folder of a class."""
+    Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+
+    def write(name, pixels, mode=None):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels)
+        (picture if mode is None else picture.convert(mode)).save(path)
+
+    return write
+
+
+def test_grey_pictures(tmp_path, pictures):
+    expected = np.random.default_rng(0).integers(0, 256, (4, 6, 5)).astype(np.uint8)
+    for name, pixels in zip(["b/2.png", "a/9.png", "a/10.png", "b/1.png"], expected, strict=True):
+        pictures(name, pixels)
+    pictures(".hidden/1.png", expected[0])
+    (tmp_path / "a" / ".DS_Store").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("no picture, and in no class's folder")
+    found = load_image_folder(str(tmp_path))
+    np.testing.assert_array_equal(found.images, expected[[2, 1, 3, 0]])
+    np.testing.assert_array_equal(found.target, [0, 0, 1, 1])
+    assert found.target.dtype == np.int64
+    assert found.target_names == ["a", "b"]
+    assert [Path(name).name for name in found.filenames] == ["10.png", "9.png", "1.png", "2.png"]
+    images, target = load_image_folder(tmp_path, return_X_y=True)
+    np.testing.assert_array_equal(images, found.images)
+    np.testing.assert_array_equal(target, found.target)
+
+
+def test_pictures_in_colour(tmp_path, pictures):
+    """Channels come first; one picture in colour is enough; transparency is dropped."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    pictures("a/1.png", colours)
+    pictures("a/2.png", colours, "RGBA")
+    pictures("b/1.png", colours[..., 0])
+    images = load_image_folder(tmp_path).images
+    assert images.shape == (3, 3, 6, 5)
+    assert images.flags.c_contiguous
+    for image in images[:2]:
+        np.testing.assert_array_equal(image, colours.transpose(2, 0, 1))
+    np.testing.assert_array_equal(images[2], np.stack([colours[..., 0]] * 3))
+
+
+def test_sizes_of_pictures(tmp_path, pictures):
+    pictures("a/1.png", np.zeros((6, 5), np.uint8))
+    pictures("b/1.png", np.full((8, 9), 200, np.uint8))
+    message = r"b.1.png has 8 x 9 pixels, and .*a.1.png has 6 x 5: .* Pass size=\(height, width\)"
+    with pytest.raises(ValueError, match=message):
+        load_image_folder(tmp_path)
+    images = load_image_folder(tmp_path, size=(4, 7)).images
+    assert images.shape == (2, 4, 7)
+    assert [set(image.ravel()) for image in images] == [{0}, {200}]
+
+
+def test_what_are_no_pictures(tmp_path, pictures):
+    pictures("a/1.png", np.zeros((6, 5), np.uint8))
+    other = tmp_path / "a" / "2.png"
+    other.write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"2.png is no picture that Pillow can read"):
+        load_image_folder(tmp_path)
+    pictures("a/2.png", np.random.default_rng(0).integers(0, 256, (60, 50)).astype(np.uint8))
+    other.write_bytes(other.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"2.png is a damaged picture"):
+        load_image_folder(tmp_path)
+    pictures("a/2.png", np.zeros((6, 5), np.uint16))
+    with pytest.raises(ValueError, match=r"2.png has pixels of more than 8 bits"):
+        load_image_folder(tmp_path)
+
+
+def test_folders_without_pictures(tmp_path, pictures):
+    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere': there is no such folder"):
+        load_image_folder(tmp_path / "nowhere")
+    pictures("1.png", np.zeros((6, 5), np.uint8))
+    with pytest.raises(FileNotFoundError, match=r"expected a folder for each class"):
+        load_image_folder(tmp_path)

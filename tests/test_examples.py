@@ -49,6 +49,14 @@ def test_quickstart(tmp_path):
     assert min(left.std(), right.std()) > 0.05  # neither half is blank
 
 
+def test_image_folder(tmp_path):
+    pytest.importorskip("PIL", reason="needs Pillow")
+    output = run("image_folder.py", tmp_path)
+    assert "Images: (450, 3, 32, 32), classes: circle, cross, square" in output
+    assert percentage("Test accuracy", output) >= 80
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_grid_search(tmp_path):
     output = run("grid_search.py", tmp_path)
