@@ -43,8 +43,8 @@ from ._validation import (
     check_classes,
     check_images,
     check_range,
+    check_scoring_data,
     check_training_data,
-    check_true_labels,
     check_validation_data,
     encode_labels,
     stratified_split,
@@ -500,8 +500,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         -------
         score : float
         """
-        y, predicted = check_true_labels(y), to_host(self.predict(X))
-        return float(accuracy_score(y, predicted, sample_weight=to_host(sample_weight)))
+        y, weights = check_scoring_data(y, sample_weight)
+        return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
 
     @property
     def coefs_(self) -> tuple[np.ndarray, ...]:

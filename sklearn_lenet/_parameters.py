@@ -167,8 +167,10 @@ def check_parameters(estimator: Any, *names: str) -> None:
                 f"The {name!r} parameter of {type(estimator).__name__} must be {description}. "
                 f"Got {value!r} instead."
             )
+    if names:
+        return
     n_convolutions = len(estimator.conv_channels)
-    for name in () if names else ("kernel_size", "stride", "padding"):
+    for name in ("kernel_size", "stride", "padding"):
         value = getattr(estimator, name)
         if not _is_integer(value) and len(value) != n_convolutions:
             raise ValueError(

@@ -103,12 +103,15 @@ def _remedy_of_labels(y: np.ndarray) -> str:
     )
 
 
-def check_true_labels(y: Any) -> Any:
-    """Check the labels that predictions are compared with; gives them on the host."""
-    y = to_host(y)
-    if len(np.shape(y)) < 2:
-        return y
-    return _check_labels(check_array(y, dtype=None, ensure_all_finite=False, input_name="y"))
+def check_scoring_data(y: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Check labels that predictions are compared with, and weights; gives them on the host."""
+    y, sample_weight = to_host(y), to_host(sample_weight)
+    _refuse_masks(y=y, sample_weight=sample_weight)
+    y = _check_labels(check_array(y, dtype=None, ensure_2d=False, input_name="y"))
+    if sample_weight is not None:
+        sample_weight = _check_weights(sample_weight, y)
+        check_sum_of_weights(sample_weight)
+    return y, sample_weight
 
 
 def _refuse_masks(**arrays: Any) -> None:
@@ -125,13 +128,17 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray:
     """Check the samples' weights; None weighs all alike."""
     if sample_weight is None:
         return np.ones(len(X))
-    weights = check_array(
-        sample_weight,
-        ensure_2d=False,
-        dtype=np.float64,
-        ensure_non_negative=True,
-        input_name="sample_weight",
-    )
+    try:
+        weights = check_array(
+            sample_weight,
+            ensure_2d=False,
+            dtype=np.float64,
+            ensure_non_negative=True,
+            input_name="sample_weight",
+        )
+    except (TypeError, ValueError) as error:
+        name = "" if "sample_weight" in str(error) else "sample_weight: "
+        raise type(error)(f"{name}{error}") from error
     if weights.ndim != 1:
         raise ValueError(
             f"Sample weights must be a 1D array, got a {weights.ndim}D array. "
@@ -351,13 +358,12 @@ def check_classes(estimator: Any, classes: Any) -> np.ndarray:
         return fitted
     given = to_host(classes)
     try:
-        classes = unique_labels(column_or_1d(given))
+        labels = check_array(given, dtype=None, ensure_2d=False, input_name="classes")
+        classes = unique_labels(column_or_1d(labels))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"classes must be the labels that y may have, in an array. Got {given!r}: {error}"
         ) from error
-    if len(classes) == 0:
-        raise ValueError(f"classes must have at least one label. Got {given!r}.")
     if fitted is not None and not np.array_equal(classes, fitted):
         raise ValueError(
             f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {fitted!r}"
@@ -379,23 +385,30 @@ def weigh_classes(
     class_weight: Any, classes: np.ndarray, X: Any, y: np.ndarray, weights: np.ndarray
 ) -> Data:
     """Multiply the samples' weights by their classes', and take the rows that weigh."""
+    check_sum_of_weights(weights)
     of_classes = compute_class_weight(
         class_weight, classes=classes, y=classes[y], sample_weight=weights
     )
     with np.errstate(over="ignore"):
         weights = weights * of_classes[y]
-        total = weights.sum()
-    if not np.isfinite(total):
-        raise ValueError(
-            "sample_weight, times class_weight, must have a finite sum. Got weights of up to "
-            f"{weights.max():.6g}."
-        )
+    check_sum_of_weights(weights)
     rows = np.flatnonzero(weights)
     if len(rows) == 0:
         raise ValueError(
             f"class_weight={class_weight!r} leaves no sample of a weight other than 0."
         )
     return Data(X, y, weights, rows)
+
+
+def check_sum_of_weights(weights: np.ndarray) -> None:
+    """Refuse weights whose sum is infinite: means could not be taken."""
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            "sample_weight, times class_weight, must have a finite sum. Got weights of up to "
+            f"{weights.max():.6g}."
+        )
 
 
 def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
@@ -577,6 +590,9 @@ def stratified_split(data: Data, fraction: float, seed: int) -> tuple[Data, Data
     projections = np.concatenate(
         [to_host((X[xp.asarray(chunk)] * direction).sum(axis=1)) for chunk in row_chunks(rows)]
     )
+    largest = abs(projections).max()
+    if not 1e-30 < largest < 1e30 and largest > 0:
+        projections = projections / largest  # float32 could not tell them apart
     hashes = murmurhash3_32(projections.astype(np.float32).view(np.int32), seed=seed)
     is_validated = np.zeros(len(rows), bool)
     for label in np.unique(y[rows]):

@@ -19,6 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_lenet import ImageShapeWarning, LeNetClassifier
+from sklearn_lenet._engine import Data
+from sklearn_lenet._validation import stratified_split
 from sklearn_lenet._warnings import Deferred, warn
 
 SMALL = {"conv_channels": (2, 3), "hidden_layer_sizes": (16,), "random_state": 0}
@@ -321,6 +323,16 @@ class TestScale:
             actual.predict_proba(DIGITS * size), expected.predict_proba(DIGITS), atol=1e-3
         )
 
+    @pytest.mark.parametrize("size", [1e-200, 1e200])
+    def test_validation_set_of_any_range(self, size):
+        """Half of each class, as ever: a hash that knows one value only would take all or none."""
+        X = DIGITS * size
+        data = Data(X, LABELS, np.ones(300), np.arange(300))
+        training, validation = stratified_split(data, 0.5, 0)
+        for side in (training, validation):
+            counts = np.bincount(LABELS[side.rows], minlength=10)
+            np.testing.assert_allclose(counts, np.bincount(LABELS) / 2, atol=1)
+
     def test_float32_at_its_ends(self):
         expected = small().fit(DIGITS.astype(np.float32), LABELS)
         for size in (1e-40, 1e37):
@@ -590,7 +602,8 @@ class TestLabels:
         ("classes", "told"),
         [
             (np.eye(3), "classes must be the labels"),
-            ([], "classes must have at least one label"),
+            ([], "classes must be the labels"),
+            ([0, 1, np.nan], "classes must be the labels.*Input classes contains NaN"),
             (5, "classes must be the labels"),
         ],
     )
