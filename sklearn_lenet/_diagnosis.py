@@ -51,10 +51,11 @@ def warn_of_one_answer(engine: Engine, data: Data, settings: Any) -> None:
     # Outputs may be so large that one class is certain, however they vary
     are_certain = np.exp(log_proba).std(axis=0).max() < _LEAST_VARIATION**2
     if not (are_certain and len(np.unique(data.y[rows])) > 1):
-        hidden = to_host(engine.predict_hidden(data.X, rows))
+        if log_proba.std(axis=0).max() >= _LEAST_VARIATION:
+            return
         # Labels that have nothing to do with the images let the answers agree, but not these
-        are_dead = hidden.std(axis=0).max() <= _LEAST_VARIATION * abs(hidden).max()
-        if log_proba.std(axis=0).max() >= _LEAST_VARIATION or not are_dead:
+        hidden = to_host(engine.predict_hidden(data.X, rows))
+        if hidden.std(axis=0).max() > _LEAST_VARIATION * abs(hidden).max():
             return
     images = rows_on_host(data.X, rows)
     if (images == images[0]).all():
