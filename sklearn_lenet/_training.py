@@ -94,7 +94,6 @@ class Course:
 
     Attributes
     ----------
-    schedule : Schedule
     epochs : list of Epoch
         Those run to their end, and not diverged.
     has_diverged : bool
@@ -111,7 +110,7 @@ class Course:
     ) -> None:
         self.engine, self.optimizer, self.settings = engine, optimizer, settings
         self.data, self.validation = data, validation
-        self.schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
+        self._schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
         self.epochs: list[Epoch] = []
         self.has_diverged = False
         self._best, self._best_parameters, self._n_without_improvement = -inf, None, 0
@@ -126,6 +125,12 @@ class Course:
         if self._best_parameters is None or not (self.validation or self.has_diverged):
             return self.optimizer.predicting
         return self._best_parameters
+
+    def rates(self, epoch: int, n_batches: int) -> np.ndarray:
+        """Give the learning rate of each mini-batch of an epoch."""
+        rates = self._schedule.rates(epoch, n_batches)
+        self._rate = float(rates.max())
+        return rates
 
     def epoch_ended(self, loss: float) -> bool:
         """Take in an epoch's loss, and tell whether the training is to stop.
@@ -151,7 +156,7 @@ class Course:
             if self._best_parameters is None:
                 self._best_parameters = self.optimizer.predicting.copy()
             self.engine.xp.copyto(self._best_parameters, self.optimizer.predicting)
-        self.schedule.epoch_ended(improved)
+        self._schedule.epoch_ended(improved)
         self.epochs.append(epoch)
         may_stop = self.validation is not None or self.settings.tol is not None
         return may_stop and self._n_without_improvement >= self.settings.n_iter_no_change
@@ -187,8 +192,7 @@ class Course:
         """Go back to the best epoch so far, with a warning; raise an error if there is none."""
         if self.has_diverged:
             return
-        rate = float(self.schedule.rates(number - 1, 1).max())
-        cause = likely_cause(self.engine, self.data, self.settings, rate)
+        cause = likely_cause(self.engine, self.data, self.settings, self._rate)
         message = f"{fault} in epoch {number}. The training diverged: {cause}."
         if self._best_parameters is None or self.settings.is_partial:
             raise ValueError(message)
@@ -240,7 +244,7 @@ def train(
     try:
         with _progress(settings) as show:
             for number in range(settings.max_iter):
-                rates = course.schedule.rates(number, n_batches)
+                rates = course.rates(number, n_batches)
                 batches = MiniBatches(orders.take(), size, rates)
                 loss = engine.train_epoch(data, batches, optimizer, generator)
                 if number + 1 < settings.max_iter:

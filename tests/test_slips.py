@@ -479,6 +479,17 @@ class TestDivergence:
         rate.clear()
         assert np.isfinite(classifier.set_params(warm_start=True).fit(DIGITS, LABELS).loss_)
 
+    def test_schedule_is_asked_once_an_epoch(self):
+        asked = []
+
+        def schedule(epoch):
+            asked.append(epoch)
+            return 1e30 if epoch == 2 else 0.005
+
+        with pytest.warns(ConvergenceWarning, match=r"'lr_schedule' returned .*1e\+30"):
+            small(max_iter=9, lr_schedule=schedule).fit(DIGITS, LABELS)
+        assert asked == [0, 1, 2]
+
     def test_epoch_of_least_loss(self):
         rates = [0.005, 0.005, 0.3, 1e30]
         classifier = small(max_iter=4, lr_schedule=lambda epoch: rates[epoch], solver="sgd")
