@@ -89,7 +89,15 @@ def test_mnist(tmp_path):
     assert re.search(r"Seconds per epoch: \d+\.\d\d", output)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/user_guide.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/quickstart.md",
+        "docs/user_guide.md",
+        pytest.param("docs/index.md", marks=pytest.mark.slow),
+    ],
+)
 def test_code_in_documents(page, tmp_path, monkeypatch):
     """Run a page's blocks of Python one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
