@@ -1,9 +1,12 @@
-"""load_mnist and load_mnist_sample: where the data comes from, what it is, and every refusal."""
+"""The loaders: where the data comes from, what it is, and every refusal."""
 
 import gzip
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+import sklearn_lenet
 from sklearn_lenet.datasets import (
     load_idx,
     load_image_folder,
@@ -52,6 +56,18 @@ def write(directory, arrays, names=PLAIN, gz=False):
         path = directory / (names[kind] + ".gz" * gz)
         path.write_bytes(gzip.compress(idx(array)) if gz else idx(array))
     return directory
+
+
+@contextmanager
+def memory_below(n_bytes):
+    """Fail if Python and NumPy take more than that inside."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < n_bytes
 
 
 def rows(images):
@@ -181,6 +197,9 @@ def test_each_file_in_a_directory_of_its_own_name(tmp_path, arrays):
     for kind, array in arrays.items():
         write(tmp_path / PLAIN[kind], {kind: array})
     assert load_mnist(tmp_path).data.shape == (8, 784)
+    # They count as lying in the directory itself, before those of a set below it.
+    write(tmp_path / "Fashion", make_arrays(seed=1))
+    np.testing.assert_array_equal(load_mnist(tmp_path, subset="test").images, arrays["test images"])
 
 
 def test_upper_case_names(tmp_path, arrays):
@@ -199,6 +218,15 @@ def test_images_and_labels_of_one_directory(tmp_path, arrays):
     write(tmp_path / "complete", arrays)
     write(tmp_path, {"test labels": np.zeros(3, np.uint8)})
     np.testing.assert_array_equal(load_mnist(tmp_path, subset="test").target, arrays["test labels"])
+
+
+def test_images_and_labels_of_two_directories(tmp_path, arrays):
+    """Those of two half downloads, which may well be of two data sets, are not put together."""
+    write(tmp_path / "one", {kind: arrays[kind] for kind in arrays if "images" in kind})
+    write(tmp_path / "other", {kind: arrays[kind] for kind in arrays if "labels" in kind})
+    with pytest.raises(FileNotFoundError, match=r"none has all of t10k.*one, .*other") as error:
+        load_mnist(tmp_path, subset="test")
+    assert "Images and labels have to come from one" in str(error.value)
 
 
 def test_two_data_sets_below_the_directory(tmp_path, arrays):
@@ -278,11 +306,27 @@ def test_missing_files(tmp_path, arrays, monkeypatch, from_environment):
 def test_missing_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data_home='.*nowhere': there is no such dir"):
         load_mnist(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"data_home='~nosuchuser/mnist'"):
+    with pytest.raises(FileNotFoundError, match=r"data_home='~nosuchuser/mnist': this user's home"):
         load_mnist("~nosuchuser/mnist")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match=r"data_home='.*file' is a file"):
         load_mnist(tmp_path / "file")
+
+
+def test_missing_directory_in_the_environment(monkeypatch):
+    monkeypatch.setenv("SKLEARN_LENET_DATA", "~nosuchuser/mnist")
+    with pytest.raises(FileNotFoundError, match=r"^SKLEARN_LENET_DATA='~nosuchuser/mnist': "):
+        load_mnist()
+
+
+@pytest.mark.parametrize("name", ["archive.zip", "MNIST.tar.gz", "mnist.TAR"])
+def test_archive_that_is_not_unpacked(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match=rf"{name}' is an archive: unpack it, and give"):
+        load_mnist(path)
+    with pytest.raises(FileNotFoundError, match=rf"Unpack the archive .*{name}, or give"):
+        load_mnist(tmp_path)
 
 
 def test_labels_that_are_no_digits(tmp_path, arrays):
@@ -306,6 +350,7 @@ BAD_IMAGES = {
     ),
     "trailing bytes": (idx(IMAGES) + b"\n", "has trailing bytes: expected 3920 bytes.* got more"),
     "a page": (b"\n<!DOCTYPE html><html>", "is not an IDX file .* It is a web page"),
+    "a page with a mark": ("\ufeff<!DOCTYPE html>".encode(), "got ef bb .* It is a web page"),
     "a zip archive": (b"PK\x03\x04" + bytes(99), "It is a zip archive: unpack it first"),
     "a tar archive": (bytes(257) + b"ustar" + bytes(99), "It is a tar archive: unpack it first"),
     "no images": (idx(IMAGES[:0]), r"is empty: .* got shape \(0, 28, 28\)"),
@@ -373,14 +418,9 @@ def test_memory_does_not_follow_a_hostile_header(tmp_path, arrays, gz):
     content = idx(IMAGES, shape=(2**32 - 1, 28, 28))
     path = tmp_path / (PLAIN["train images"] + ".gz" * gz)
     path.write_bytes(gzip.compress(content) if gz else content)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="is truncated: expected 3367254359280 bytes"):
-            load_mnist(tmp_path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 2**20
+    message = "is truncated: expected 3367254359280 bytes"
+    with memory_below(2**20), pytest.raises(ValueError, match=message):
+        load_mnist(tmp_path)
 
 
 # load_mnist_sample
@@ -488,14 +528,25 @@ def test_memory_does_not_follow_what_lies_behind_the_end(tmp_path, arrays, gz):
     else:
         with path.open("ab") as file:
             file.truncate(2**30)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="has trailing bytes"):
-            load_mnist(tmp_path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 4 * 2**20
+    with memory_below(4 * 2**20), pytest.raises(ValueError, match="has trailing bytes"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        ("train images", (1, 8000, 8000), "expected images of 28 x 28 pixels, got 8000 x 8000"),
+        ("train labels", (64_000_000,), "got 5 images in .* and 64000000 labels in"),
+    ],
+)
+def test_no_more_than_the_header_is_read_where_it_does_not_fit(
+    tmp_path, arrays, kind, shape, message
+):
+    write(tmp_path, arrays)
+    content = gzip.compress(idx(IMAGES[:0], shape=shape) + bytes(64_000_000), 1)
+    (tmp_path / PLAIN[kind]).write_bytes(content)
+    with memory_below(4 * 2**20), pytest.raises(ValueError, match=message):
+        load_mnist(tmp_path)
 
 
 # load_idx
@@ -504,10 +555,12 @@ TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 4), (1, 2, 1, 2)])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 2), (2, 3, 4), (1, 2, 1, 2), (1,) * 63 + (2,)])
 @pytest.mark.parametrize("code", TYPES)
 def test_any_array(tmp_path, code, shape, gz):
-    expected = np.random.default_rng(0).integers(0, 100, shape).astype(TYPES[code])
+    # From below zero where the type goes there, and of more than a byte where it has more
+    low, high = (0, 256) if code == 8 else (-128, 128) if code == 9 else (-30_000, 30_000)
+    expected = np.asarray(np.random.default_rng(0).integers(low, high, shape)).astype(TYPES[code])
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape)
     content = header + expected.tobytes()
     path = tmp_path / "array"
@@ -528,6 +581,8 @@ def test_any_array(tmp_path, code, shape, gz):
         (gzip.compress(gzip.compress(idx(IMAGES))), "It is gzipped twice"),
         (gzip.compress(idx(IMAGES))[:-9], "is a corrupt gzip file, cut off"),
         (idx(IMAGES)[:-1], "is truncated: expected 3920 bytes"),
+        (idx(IMAGES) + b"x", "has trailing bytes: expected 3920 bytes"),
+        (idx(IMAGES[:1, :1, :1], shape=(1,) * 65), "dimension for an ndarray .* found 65"),
     ],
 )
 def test_what_is_no_idx_file(tmp_path, content, message):
@@ -539,8 +594,40 @@ def test_what_is_no_idx_file(tmp_path, content, message):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         load_idx(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"path='~nosuchuser/array': this user's home"):
+        load_idx("~nosuchuser/array")
+
+
+@pytest.mark.parametrize("load", [load_idx, load_image_folder])
+def test_bad_path(load):
+    with pytest.raises(TypeError, match=r"path must be an instance of .* not int"):
+        load(5)
+    with pytest.raises(FileNotFoundError, match=r"path='' is no path"):
+        load("")
+
+
+def test_home_directory_is_expanded_for_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "array").write_bytes(idx(IMAGES))
+    assert load_idx("~/array").shape == (5, 28, 28)
+
+
+def test_memory_of_a_large_array(tmp_path):
+    """It is taken once, also where the bytes of numbers change places."""
+    path = tmp_path / "array.gz"
+    path.write_bytes(gzip.compress(idx(IMAGES[:0], dtype=12, shape=(2**22,)) + bytes(2**24), 1))
+    with memory_below(1.3 * 2**24):
+        assert load_idx(path).nbytes == 2**24
+
+
+def test_memory_of_a_bomb(tmp_path):
+    path = tmp_path / "array.gz"
+    path.write_bytes(gzip.compress(idx(IMAGES) + bytes(100 * 2**20), 1))
+    with memory_below(4 * 2**20), pytest.raises(ValueError, match="has trailing bytes"):
+        load_idx(path)
 
 
 # load_image_folder
@@ -551,11 +638,11 @@ def pictures(tmp_path):
     """Give a function that writes a picture: of pixels, into the folder of a class."""
     Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
-    def write(name, pixels, mode=None):
+    def write(name, pixels, mode=None, **parameters):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(pixels)
-        (picture if mode is None else picture.convert(mode)).save(path)
+        (picture if mode is None else picture.convert(mode)).save(path, **parameters)
 
     return write
 
@@ -570,7 +657,10 @@ def test_grey_pictures(tmp_path, pictures):
     found = load_image_folder(str(tmp_path))
     np.testing.assert_array_equal(found.images, expected[[2, 1, 3, 0]])
     np.testing.assert_array_equal(found.target, [0, 0, 1, 1])
+    assert found.images.dtype == np.uint8
     assert found.target.dtype == np.int64
+    np.testing.assert_array_equal(found.data, found.images.reshape(4, 30))
+    assert np.shares_memory(found.data, found.images)
     assert found.target_names == ["a", "b"]
     assert [Path(name).name for name in found.filenames] == ["10.png", "9.png", "1.png", "2.png"]
     images, target = load_image_folder(tmp_path, return_X_y=True)
@@ -579,7 +669,7 @@ def test_grey_pictures(tmp_path, pictures):
 
 
 def test_pictures_in_colour(tmp_path, pictures):
-    """Channels come first; one picture in colour is enough; transparency is dropped."""
+    """Channels come first; one picture in colour is enough."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
     pictures("a/1.png", colours)
     pictures("a/2.png", colours, "RGBA")
@@ -603,6 +693,62 @@ def test_sizes_of_pictures(tmp_path, pictures):
     assert [set(image.ravel()) for image in images] == [{0}, {200}]
 
 
+@pytest.mark.parametrize("size", [32, (32,), (0, 5), (5, 10_001), (5.5, 5), (True, 5), "55"])
+def test_bad_size(tmp_path, size):
+    message = r"The 'size' parameter of load_image_folder must be a tuple \(height, width\) of two"
+    with pytest.raises(ValueError, match=message) as error:
+        load_image_folder(tmp_path, size=size)
+    assert f"Got {size!r}" in str(error.value)
+
+
+def test_the_first_picture_of_another_size_ends_the_reading(tmp_path, pictures):
+    pictures("a/1.png", np.zeros((6, 5), np.uint8))
+    pictures("a/2.png", np.zeros((6, 6), np.uint8))
+    (tmp_path / "a" / "3.png").write_bytes(b"never looked at")
+    with pytest.raises(ValueError, match=r"2.png has 6 x 6 pixels, and .*1.png has 6 x 5"):
+        load_image_folder(tmp_path)
+
+
+def test_sizes_from_numpy(tmp_path, pictures):
+    pictures("a/1.png", np.zeros((6, 5), np.uint8))
+    assert load_image_folder(tmp_path, size=tuple(np.array([4, 7]))).images.shape == (1, 4, 7)
+
+
+def test_transparent_pixels_are_white(tmp_path, pictures):
+    """What is drawn in black on nothing shows: there, too, the pixels are black."""
+    ink = np.zeros((6, 5), np.uint8)
+    ink[2:4, 1] = 255
+    black = np.zeros((6, 5), np.uint8)
+    pictures("a/1.png", np.stack([black, black, black, ink], axis=-1))
+    pictures("a/2.png", np.stack([black, ink], axis=-1))
+    pictures("a/3.png", ink, "P", transparency=bytes([0] + [255] * 255))  # a palette's entry
+    pictures("a/4.png", ink, transparency=0)  # a grey value
+    images = load_image_folder(tmp_path).images
+    for image in images[:2]:
+        np.testing.assert_array_equal(image, np.stack([255 - ink] * 3))
+    for image in images[2:]:
+        assert (image == 255).all()
+    for name in ("1.png", "3.png"):
+        (tmp_path / "a" / name).unlink()
+    images = load_image_folder(tmp_path).images
+    np.testing.assert_array_equal(images[0], 255 - ink)  # grey pictures stay grey
+
+
+def test_pictures_of_one_bit(tmp_path, pictures):
+    pictures("a/1.png", np.eye(5, dtype=bool))
+    np.testing.assert_array_equal(load_image_folder(tmp_path).images[0], 255 * np.eye(5))
+
+
+def test_pictures_stand_as_the_camera_notes(tmp_path, pictures):
+    from PIL import Image
+
+    pixels = np.arange(30, dtype=np.uint8).reshape(6, 5)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: to be turned by 90 degrees, clockwise
+    pictures("a/1.png", pixels, exif=turned)
+    np.testing.assert_array_equal(load_image_folder(tmp_path).images[0], np.rot90(pixels, -1))
+
+
 def test_what_are_no_pictures(tmp_path, pictures):
     pictures("a/1.png", np.zeros((6, 5), np.uint8))
     other = tmp_path / "a" / "2.png"
@@ -611,16 +757,61 @@ def test_what_are_no_pictures(tmp_path, pictures):
         load_image_folder(tmp_path)
     pictures("a/2.png", np.random.default_rng(0).integers(0, 256, (60, 50)).astype(np.uint8))
     other.write_bytes(other.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"2.png is a damaged picture"):
+    with pytest.raises(ValueError, match=r"2.png cannot be read as a picture: "):
         load_image_folder(tmp_path)
     pictures("a/2.png", np.zeros((6, 5), np.uint16))
     with pytest.raises(ValueError, match=r"2.png has pixels of more than 8 bits"):
         load_image_folder(tmp_path)
 
 
+def test_a_picture_too_large_for_pillow(tmp_path, pictures, monkeypatch):
+    from PIL import Image
+
+    pictures("a/1.png", np.zeros((60, 50), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"1.png cannot be read as a picture: .*3000 pixels"):
+        load_image_folder(tmp_path)
+
+
 def test_folders_without_pictures(tmp_path, pictures):
-    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere': there is no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere': there is no such directory"):
         load_image_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"path='~nosuchuser/pictures': this user's home"):
+        load_image_folder("~nosuchuser/pictures")
     pictures("1.png", np.zeros((6, 5), np.uint8))
     with pytest.raises(FileNotFoundError, match=r"expected a folder for each class"):
         load_image_folder(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"path='.*1.png' is a file: give the folder"):
+        load_image_folder(tmp_path / "1.png")
+    (tmp_path / "pictures.zip").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match=r"pictures.zip' is an archive: unpack it"):
+        load_image_folder(tmp_path / "pictures.zip")
+
+
+def test_a_class_without_pictures(tmp_path, pictures):
+    pictures("a/1.png", np.zeros((6, 5), np.uint8))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"b has no picture for its class"):
+        load_image_folder(tmp_path)
+
+
+def test_a_folder_too_high(tmp_path, pictures):
+    """The folders of classes lie a level below, or lie in one another."""
+    pictures("train/a/1.png", np.zeros((6, 5), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"Expected pictures in .*train, got the folder .*a\. path"
+    ):
+        load_image_folder(tmp_path)
+
+
+def test_without_pillow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match=r"needs Pillow: python -m pip install '\.\[images\]'"):
+        load_image_folder(tmp_path)
+
+
+def test_pillow_is_imported_only_for_pictures():
+    code = "import sys, sklearn_lenet.datasets; assert 'PIL' not in sys.modules"
+    directory = Path(sklearn_lenet.__file__).parents[1]
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=directory, check=True)

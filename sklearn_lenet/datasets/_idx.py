@@ -8,12 +8,14 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Callable
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._paths import expand
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -49,52 +51,74 @@ def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Raises
     ------
+    TypeError
+        If `path` is no str or path-like.
     OSError
         If the file cannot be opened.
     ValueError
-        If it is no IDX file, is cut off, is empty, or goes on behind its end. No more is read than
-        its header asks for, and one byte.
+        If it is no IDX file, is cut off, is empty, goes on behind its end, or has more dimensions
+        than NumPy's arrays can have.
 
     See Also
     --------
     load_mnist : MNIST, from four such files.
 
+    Notes
+    -----
+    The header is read first, and then no more than it asks for, and one byte. Memory is taken for
+    what is there, once: a header alone takes none.
+
     Examples
     --------
     >>> from sklearn_lenet.datasets import load_idx
-    >>> images = load_idx("train-images-idx3-ubyte.gz")  # doctest: +SKIP
+    >>> images = load_idx("fashion/train-images-idx3-ubyte.gz")  # doctest: +SKIP
     >>> images.shape  # doctest: +SKIP
     (60000, 28, 28)
+
+    The images of EMNIST are transposed:
+
+    >>> X = load_idx("emnist-letters-train-images-idx3-ubyte.gz")  # doctest: +SKIP
+    >>> X = X.transpose(0, 2, 1)  # doctest: +SKIP
     """
-    array = read_idx(Path(path).expanduser())
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return read_idx(expand("path", path))
 
 
-def read_idx(file: Traversable, n_dims: int | None = None) -> NDArray[Any]:
-    """Read an IDX file, plain or gzipped, into an array of its own byte order.
+def read_idx(
+    file: Traversable,
+    n_dims: int | None = None,
+    check_shape: Callable[[tuple[int, ...]], None] | None = None,
+) -> NDArray[Any]:
+    """Read an IDX file, plain or gzipped.
 
     Parameters
     ----------
     file : Traversable
     n_dims : int, default=None
         Number of dimensions that an array of unsigned bytes has to have; None takes any array.
+    check_shape : callable, default=None
+        Called with the shape, before more than the header is read: it raises if that is not right.
     """
     with file.open("rb") as opened:
         start = opened.read(2)
         opened.seek(0)
         # Told by the content: some browsers unpack a download and leave the .gz in its name.
         if start != b"\x1f\x8b":
-            return _read(opened, file, n_dims)
+            return _read(opened, file, n_dims, check_shape)
         try:
             with gzip.GzipFile(fileobj=opened) as unpacked:
-                return _read(unpacked, file, n_dims)
+                return _read(unpacked, file, n_dims, check_shape)
         except EOFError as error:
             raise ValueError(f"{file} is a corrupt gzip file, cut off: {error}") from error
         except (OSError, zlib.error) as error:
             raise ValueError(f"{file} is a corrupt gzip file: {error}") from error
 
 
-def _read(stream: IO[bytes] | gzip.GzipFile, file: Traversable, n_dims: int | None) -> NDArray[Any]:
+def _read(
+    stream: IO[bytes] | gzip.GzipFile,
+    file: Traversable,
+    n_dims: int | None,
+    check_shape: Callable[[tuple[int, ...]], None] | None,
+) -> NDArray[Any]:
     """Read the array from the content of an IDX file."""
     magic = _take(stream, 4)
     _check_magic(magic, stream, file, n_dims)
@@ -108,6 +132,10 @@ def _read(stream: IO[bytes] | gzip.GzipFile, file: Traversable, n_dims: int | No
     shape = tuple(np.frombuffer(header, ">u4").tolist())
     dtype = np.dtype(_TYPES[magic[2]])
     n_expected = math.prod(shape) * dtype.itemsize
+    if n_expected == 0:
+        raise ValueError(f"{file} is empty: expected at least one byte of data, got shape {shape}")
+    if check_shape is not None:
+        check_shape(shape)
     content = _take(stream, n_expected + 1)
     if len(content) != n_expected:
         is_cut = len(content) < n_expected
@@ -116,9 +144,13 @@ def _read(stream: IO[bytes] | gzip.GzipFile, file: Traversable, n_dims: int | No
             f"bytes of data for the shape {shape} in its header, got "
             f"{len(content) if is_cut else 'more'}"
         )
-    if n_expected == 0:
-        raise ValueError(f"{file} is empty: expected at least one byte of data, got shape {shape}")
-    return np.frombuffer(content, dtype).reshape(shape)
+    array: NDArray[Any] = np.frombuffer(content, dtype)
+    if not dtype.isnative:  # in place, so that the array is not in memory twice
+        array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    try:
+        return array.reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _check_magic(
@@ -129,7 +161,8 @@ def _check_magic(
     if is_idx and (n_dims is None or (magic[2], magic[3]) == (8, n_dims)):
         return
     start = magic + _take(stream, 508)
-    kinds = [kind for prefix, kind in _OTHERS.items() if start.lstrip().startswith(prefix)]
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()  # the mark that a page in UTF-8 may have
+    kinds = [kind for prefix, kind in _OTHERS.items() if text.startswith(prefix)]
     if start[257:262] == b"ustar":
         kinds = ["a tar archive: unpack it first"]
     if n_dims is None:

@@ -1,7 +1,7 @@
 """Loaders for MNIST: where its files are found, and how they become a `Bunch`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_scalar
 
 from ._idx import read_idx
+from ._paths import expand_directory, is_archive
 
 # The sets of each subset, by the first letters of their files' names.
 SETS = {"all": ("train", "t10k"), "train": ("train",), "test": ("t10k",)}
+
+WANTED = (
+    "the directory of MNIST's IDX files as data_home or in the environment variable "
+    "SKLEARN_LENET_DATA"
+)
 
 DESCR = """\
 The MNIST database of handwritten digits, by Y. LeCun, C. Cortes and C. Burges.
@@ -49,8 +55,9 @@ def load_mnist(
     ----------
     data_home : str or path-like, default=None
         Directory with the IDX files (``train-images-idx3-ubyte``, ``t10k-labels.idx1-ubyte.gz`` and
-        so on, plain or gzipped) in it or anywhere below it. If None or "", the directory in the
-        environment variable ``SKLEARN_LENET_DATA``. If that is not set either,
+        so on, plain or gzipped) in it or anywhere below it. All come from one directory; each may
+        lie in a folder of its own name there. If None or "", the directory in the environment
+        variable ``SKLEARN_LENET_DATA``. If that is not set either,
         :func:`sklearn.datasets.fetch_openml` downloads MNIST once and keeps it in scikit-learn's
         own cache.
 
@@ -87,10 +94,12 @@ def load_mnist(
     TypeError
         If `data_home` is no str, path-like or None.
     FileNotFoundError
-        If there is no such directory, or if it lacks a file that `subset` needs.
+        If there is no such directory, or none in or below it has all files that `subset` needs.
+    NotADirectoryError
+        If `data_home` is a file, such as an archive that is not unpacked.
     ValueError
-        If `subset` is none of the above, if a file's content is not as it should be, or if files of
-        one name lie in several directories below the directory given.
+        If `subset` is none of the above, if a file's content is not as it should be, or if several
+        directories below the directory given have the files.
 
     See Also
     --------
@@ -111,9 +120,12 @@ def load_mnist(
     """
     check_scalar(data_home, "data_home", (str, os.PathLike, type(None)))
     _check_subset(subset, "load_mnist")
-    data_home = data_home or os.environ.get("SKLEARN_LENET_DATA")
+    environment = os.environ.get("SKLEARN_LENET_DATA")
     if data_home:
-        data, target = _read(_find(_directory(data_home), SETS[subset]))
+        data, target = _read(_find(expand_directory("data_home", data_home, WANTED), SETS[subset]))
+    elif environment:
+        directory = expand_directory("SKLEARN_LENET_DATA", environment, WANTED)
+        data, target = _read(_find(directory, SETS[subset]))
     else:
         data, target = _fetch(subset)
     return (data, target) if return_X_y else _bunch(data, target, DESCR)
@@ -191,92 +203,98 @@ def _check_subset(subset: str, caller: str) -> None:
         )
 
 
-def _directory(data_home: str | os.PathLike[str]) -> Path:
-    """Give the directory that data_home names, if there is one."""
-    given = f"data_home={os.fspath(data_home)!r}"
-    try:
-        directory = Path(data_home).expanduser()
-    except RuntimeError as error:
-        raise FileNotFoundError(f"{given}: {error}") from error
-    if directory.is_file():
-        raise NotADirectoryError(f"{given} is a file. Give the directory of MNIST's IDX files.")
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{given}: there is no such directory. Give the directory of MNIST's IDX files as "
-            "data_home or in the environment variable SKLEARN_LENET_DATA."
-        )
-    return directory
-
-
 def _find(data_home: Path, sets: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Find each set's files of images and of labels in or below data_home."""
+    """Find each set's files of images and of labels, all in one directory in or below data_home."""
     patterns = [f"{name}*{n_dims}-ubyte" for name in sets for n_dims in (3, 1)]
-    files = sorted(path for path in data_home.rglob("*") if path.is_file())
-    matches = {
-        pattern: [
-            file for file in files if fnmatchcase(file.name.lower().removesuffix(".gz"), pattern)
-        ]
-        for pattern in patterns
-    }
-    # Images and labels of one directory, where there is one that has all of them
-    complete = set.intersection(*({file.parent for file in paths} for paths in matches.values()))
-    if complete:
-        matches = {
-            pattern: [file for file in paths if file.parent in complete]
-            for pattern, paths in matches.items()
-        }
-    missing = [pattern for pattern, paths in matches.items() if not paths]
-    if missing:
-        raise FileNotFoundError(
-            f"No file named {', '.join(missing)} (plain, or with .gz) in or below the directory "
-            f"{str(data_home)!r}. Give the directory of MNIST's IDX files as data_home or in the "
-            "environment variable SKLEARN_LENET_DATA."
-        )
-    found = [_nearest(paths, data_home) for paths in matches.values()]
-    return list(zip(found[::2], found[1::2], strict=True))
-
-
-def _nearest(paths: Sequence[Path], data_home: Path) -> Path:
-    """Choose one of the paths: the first in data_home itself, else the first of the only directory.
-
-    Several names in one directory are one set in several packings. Several directories may well
-    be several data sets: Fashion-MNIST has the names of MNIST.
-    """
-    nearest = [path for path in paths if path.parent == data_home] or paths
-    if len({path.parent for path in nearest}) > 1:
+    # The files of each directory, the first of a name: several are one set in several packings.
+    found: dict[Path, dict[str, Path]] = {}
+    # Those in a directory itself come before those in a folder of their own name
+    files = sorted(data_home.rglob("*"), key=lambda path: (len(path.parts), path))
+    for file in filter(Path.is_file, files):
+        for pattern in patterns:
+            if _is_named(file, pattern):
+                directory = file.parent
+                if directory != data_home and _is_named(directory, pattern):
+                    directory = directory.parent
+                found.setdefault(directory, {}).setdefault(pattern, file)
+    complete = [directory for directory, matches in found.items() if len(matches) == len(patterns)]
+    if not complete:
+        raise FileNotFoundError(_missing(data_home, patterns, found, files))
+    if len(complete) > 1 and data_home not in complete:
+        # They may well be several data sets: Fashion-MNIST has the names of MNIST.
         raise ValueError(
             f"Expected one directory with MNIST's IDX files below {str(data_home)!r}, got "
-            f"{', '.join(str(path) for path in nearest)}. Give the directory of one as data_home."
+            f"{', '.join(str(directory) for directory in complete)}. Give one as data_home."
         )
-    return nearest[0]
+    matches = found[data_home if data_home in complete else complete[0]]
+    chosen = [matches[pattern] for pattern in patterns]
+    return list(zip(chosen[::2], chosen[1::2], strict=True))
+
+
+def _is_named(path: Path, pattern: str) -> bool:
+    """Tell whether a file or directory has a name of a pattern, in letters of any case."""
+    return fnmatchcase(path.name.lower().removesuffix(".gz"), pattern)
+
+
+def _missing(
+    data_home: Path,
+    patterns: Sequence[str],
+    found: Mapping[Path, Mapping[str, Path]],
+    files: Sequence[Path],
+) -> str:
+    """Say why no directory has all files."""
+    where = f"in or below the directory {str(data_home)!r}"
+    missing = [
+        pattern for pattern in patterns if not any(pattern in matches for matches in found.values())
+    ]
+    if not missing:
+        return (
+            f"MNIST's IDX files lie in several directories {where}, and none has all of "
+            f"{', '.join(patterns)}: {', '.join(str(directory) for directory in found)}. Images "
+            "and labels have to come from one."
+        )
+    archives = [str(file) for file in files if is_archive(file)]
+    return (
+        f"No file named {', '.join(missing)} (plain, or with .gz) {where}. "
+        + (f"Unpack the archive {archives[0]}, or give" if archives else "Give")
+        + f" {WANTED}."
+    )
 
 
 def _read(
     pairs: Sequence[tuple[Traversable, Traversable]],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read pairs of files, images and their labels, into one array of rows and one of labels."""
-    data, target = [], []
-    for images_file, labels_file in pairs:
-        images, labels = read_idx(images_file, n_dims=3), read_idx(labels_file, n_dims=1)
-        if labels.max() > 9:
+    read = [_read_set(images_file, labels_file) for images_file, labels_file in pairs]
+    data = np.concatenate([images for images, _ in read]).reshape(-1, 784)
+    return data, np.concatenate([labels for _, labels in read]).astype(np.int64)
+
+
+def _read_set(
+    images_file: Traversable, labels_file: Traversable
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a set's images and labels, and no further than the headers if those do not fit."""
+
+    def check_images(shape: tuple[int, ...]) -> None:
+        if shape[1:] != (28, 28):
             raise ValueError(
-                f"{labels_file}: expected labels from 0 to 9, got {labels.max()}, at "
-                f"{labels.argmax()}"
+                f"{images_file}: expected images of 28 x 28 pixels, got {shape[1]} x {shape[2]}"
             )
-        if images.shape[1:] != (28, 28):
-            raise ValueError(
-                f"{images_file}: expected images of 28 x 28 pixels, got "
-                f"{images.shape[1]} x {images.shape[2]}"
-            )
-        if len(images) != len(labels):
+
+    def check_labels(shape: tuple[int, ...]) -> None:
+        if shape[0] != len(images):
             raise ValueError(
                 f"Expected one label an image, got {len(images)} images in {images_file} and "
-                f"{len(labels)} labels in {labels_file}"
+                f"{shape[0]} labels in {labels_file}"
             )
-        data.append(images.reshape(-1, 784))
-        target.append(labels)
-    # Concatenating copies even a single array, so that the result can be written to.
-    return np.concatenate(data), np.concatenate(target).astype(np.int64)
+
+    images = read_idx(images_file, 3, check_images)
+    labels = read_idx(labels_file, 1, check_labels)
+    if labels.max() > 9:
+        raise ValueError(
+            f"{labels_file}: expected labels from 0 to 9, got {labels.max()}, at {labels.argmax()}"
+        )
+    return images, labels
 
 
 def _fetch(subset: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
