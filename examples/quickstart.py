@@ -36,13 +36,17 @@ def main():
         size = path.stat().st_size / 1000
     print(f"Saved to {size:.0f} kB and reloaded: {'equal' if same else 'DIFFERENT'} predictions")
 
-    draw(model.loss_curve_, X_test, y_test, predicted).savefig(FIGURE, dpi=150)
+    sureness = model.predict_proba(X_test).max(axis=1)
+    draw(model.loss_curve_, X_test, y_test, predicted, sureness).savefig(
+        FIGURE, dpi=80, pil_kwargs={"optimize": True}
+    )
     print(f"Wrote {FIGURE.resolve()}")
 
 
-def draw(losses, X, y, predicted):
-    """Draw the loss of each epoch, the first images, and the first that were mistaken."""
+def draw(losses, X, y, predicted, sureness):
+    """Draw the loss of each epoch, the first images, and the surest mistakes."""
     mistakes = np.flatnonzero(predicted != y)
+    mistakes = mistakes[np.argsort(-sureness[mistakes])]
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3), wspace=0.04)
     first, mistaken = right.subfigures(2, 1, hspace=0.04)
@@ -55,7 +59,9 @@ def draw(losses, X, y, predicted):
 
     first.suptitle("The first test images, and what they are taken for")
     draw_digits(first, X[:16], y[:16], predicted[:16])
-    mistaken.suptitle(f"Of the {len(y)} test images, {len(mistakes)} are mistaken. The first:")
+    mistaken.suptitle(
+        f"Of the {len(y)} test images, {len(mistakes)} are mistaken. The surest mistakes:"
+    )
     draw_digits(mistaken, X[mistakes[:16]], y[mistakes[:16]], predicted[mistakes[:16]])
     return figure
 

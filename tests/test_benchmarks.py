@@ -82,3 +82,15 @@ def test_selection(tmp_path):
     assert row["parameters"] == {"max_iter": 20}
     assert row["digits"][0][0] > 90
     assert "200 images of the sample" in output
+
+
+@pytest.mark.slow
+def test_comparison():
+    output = run("comparison", "--images", 200, "--epochs", 1)
+    header, _, *rows = output.splitlines()
+    names = [name.strip() for name in header.split("|")[2:-1]]
+    assert names[:2] == ["LeNetClassifier", "MLPClassifier"]
+    cells = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in rows}
+    assert all(len(row) == len(names) for row in cells.values())
+    (continued,) = (row for what, row in cells.items() if "partial_fit" in what)
+    assert [cell.strip() for cell in continued[:2]] == ["yes", "no"]

@@ -1,4 +1,4 @@
-"""The user guide's table of errors: each message comes as it stands there."""
+"""The user guide's table of errors comes as it stands there; the GPU page's code runs."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ from sklearn_lenet import LeNetClassifier
 from . import stand_in
 from .test_classifier import X, Y, model
 
-GUIDE = Path(__file__).parents[1] / "docs" / "user_guide.md"
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDE = DOCS / "user_guide.md"
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (60, 2352)).astype(np.uint8)
 LARGE = np.random.default_rng(0).random((60, 784))
@@ -86,3 +87,19 @@ def test_message(message):
         PROVOKED[message]()
     pattern = ".*".join(map(re.escape, message.replace("cuda'", "cuda:99'").split("…")))
     assert re.search(pattern, str(error.value), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_code_for_a_device(monkeypatch):
+    """Run the GPU page's blocks of Python on the stand-in for CuPy."""
+    namespace = {
+        "LeNetClassifier": LeNetClassifier,
+        "X": (LARGE[:8] * 255).astype(np.uint8),
+        "y": Y[:8],
+        "cupy": stand_in.install(monkeypatch),
+    }
+    text = (DOCS / "gpu.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        exec(compile(block, "gpu.md", "exec"), namespace)
+    assert type(namespace["proba"]) is namespace["cupy"].ndarray
