@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from math import prod
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,13 @@ import joblib
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ._interrupts import interruptible
+
 # A vector register of AVX-512, and a line of the cache
 _ALIGNMENT = 64
+
+# Where the package's files are
+_HERE = str(Path(__file__).parent)
 
 
 def zeros(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -59,6 +65,69 @@ def available_cores() -> int:
     return max(1, min([joblib.cpu_count(), *_single_threaded.n_threads()]))
 
 
+class _SingleThreadedBLAS:
+    """Hold BLAS at one thread while there are users; the last restores what the first found.
+
+    Each step may be followed by another user's `enter` and `leave` in the same thread, whom a
+    signal's handler or a destructor calls, and in the child of a fork it may be the last one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._n_users = 0
+        self._mine = threading.local()
+        self._original: list[int] | None = None  # while it is held
+
+    def n_threads(self) -> list[int]:
+        """Give each library's number of threads, while it is held the one that it will have."""
+        with self._lock:
+            return self._read() if self._original is None else self._original
+
+    def enter(self) -> None:
+        with self._lock:
+            found = self._read()
+            self._mine.n = getattr(self._mine, "n", 0) + 1
+            self._n_users += 1
+            if self._original is None:
+                self._original = found
+            if any(n != 1 for n in self._read()):
+                self._set([1] * len(found))
+
+    def leave(self) -> None:
+        with self._lock:
+            self._mine.n -= 1
+            self._n_users -= 1
+            self._restore()
+
+    def forked(self) -> None:
+        """Forget, in a child process, the users and the lock of threads that it has not got."""
+        self._lock = threading.RLock()
+        self._n_users = getattr(self._mine, "n", 0)
+        self._restore()
+
+    def _restore(self) -> None:
+        original = self._original
+        if self._n_users == 0 and original is not None:
+            self._set(original)
+            self._original = None
+
+    @staticmethod
+    def _read() -> list[int]:
+        return [library.num_threads for library in _blas().lib_controllers]
+
+    @staticmethod
+    def _set(numbers: list[int]) -> None:
+        """Set each library's number of threads.
+
+        threadpoolctl >= 3.8 lets one thread alone set OpenBLAS': the first to enter, which need not
+        be the last to leave.
+        """
+        _give_up_control()
+        for library, number in zip(_blas().lib_controllers, numbers, strict=True):
+            library.set_num_threads(number)
+        _give_up_control()
+
+
 def _give_up_control() -> None:
     """Let any thread set the number of BLAS' threads."""
     for library in _blas().lib_controllers:
@@ -66,41 +135,9 @@ def _give_up_control() -> None:
             library.clear_controlling_thread(force=True)
 
 
-class _SingleThreadedBLAS:
-    """Count the users, so that the last to leave restores what the first found."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_users = 0
-
-    def n_threads(self) -> list[int]:
-        """Give each library's number of threads, while it is held the one that it will have."""
-        with self._lock:
-            return self._n_threads if self._n_users else self._read()
-
-    @staticmethod
-    def _read() -> list[int]:
-        return [library["num_threads"] for library in _blas().info()]
-
-    def enter(self) -> None:
-        with self._lock:
-            if self._n_users == 0:
-                self._n_threads = self._read()
-                self._limit = _blas().limit(limits=1)
-            self._n_users += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._n_users -= 1
-            if self._n_users == 0:
-                # threadpoolctl >= 3.8 lets one thread alone set OpenBLAS' number: the first to
-                # enter, which need not be the last to leave
-                _give_up_control()
-                self._limit.restore_original_limits()
-                _give_up_control()
-
-
 _single_threaded = _SingleThreadedBLAS()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_single_threaded.forked)
 
 
 @contextmanager
@@ -122,15 +159,20 @@ def call_of_user(name: str, function: Callable, *arguments: Any) -> Any:
         If it does not take the arguments; its own errors come as they are.
     """
     try:
-        return function(*arguments)
+        return interruptible(function, *arguments)
     except TypeError as error:
-        # The frame of the function, if it was entered, is behind this one
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        if _was_entered(error):
             raise
         raise TypeError(
             f"{name!r} must be a callable of {len(arguments)} argument"
             f"{'s' if len(arguments) > 1 else ''}: {error}"
         ) from error
+
+
+def _was_entered(error: TypeError) -> bool:
+    """Tell whether a function raised the error, and not the call that never got there."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return not all(file.startswith(_HERE) for file in files)
 
 
 def import_cupy() -> ModuleType:

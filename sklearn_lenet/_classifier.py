@@ -17,6 +17,7 @@ from ._backend import current_device, find_device, is_cupy, namespace, to_device
 from ._cuda import CudaEngine
 from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
 from ._images import PixelRanges, pixel_statistics
+from ._interrupts import Uninterrupted
 from ._loss import log_probabilities
 from ._parameters import (
     check_parameters,
@@ -31,12 +32,13 @@ from ._parameters import (
 )
 from ._state import (
     architecture_of,
-    check_state,
     generator_of,
     initial_state,
     layout_of,
     ranges_of,
+    sealed,
     trained_state,
+    unsealed,
 )
 from ._training import train
 from ._validation import (
@@ -360,13 +362,15 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If a parameter or the data aren't allowed, or the training diverges in its first epoch.
             The estimator then is as it was before.
+        KeyboardInterrupt
+            If it comes in the first epoch, or is the second within a second. Likewise.
 
         Warns
         -----
         UserWarning
-            If a keyboard interrupt ended the training early: the weights so far are kept. If one
-            pixel in 10,000, or fewer, make most of the variance of `X`. If `X_val`, or with
-            `warm_start` `X`, is in another range than what was learnt from before.
+            If a keyboard interrupt ended the training after its first epoch: the weights so far are
+            kept. If one pixel in 10,000, or fewer, make most of the variance of `X`. If `X_val`, or
+            with `warm_start` `X`, is in another range than what was learnt from before.
         ImageShapeWarning
             If rows are laid out as images by a guess.
         ConvergenceWarning
@@ -374,9 +378,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             gives all of `X` the same answer. If `tol` is given and `max_iter` epochs did not bring
             the training to a standstill.
         """
-        check_parameters(self)
-        device = find_device(self.device)
-        with Deferred(), _restored_on_error(self), current_device(device):
+        with self._training_device() as device:
             is_continued = self.warm_start and self.__sklearn_is_fitted__()
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
             rows = np.flatnonzero(weights)
@@ -420,9 +422,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             With ``early_stopping=True`` or ``class_weight="balanced"``, which need all the data,
             there is no `partial_fit`.
         """
-        check_parameters(self)
-        device = find_device(self.device)
-        with Deferred(), _restored_on_error(self), current_device(device):
+        with self._training_device() as device:
             is_continued = self.__sklearn_is_fitted__()
             classes = check_classes(self, classes)
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
@@ -500,8 +500,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         -------
         score : float
         """
-        y, weights = check_scoring_data(y, sample_weight)
-        return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
+        with Uninterrupted():
+            y, weights = check_scoring_data(y, sample_weight)
+            return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
 
     @property
     def coefs_(self) -> tuple[np.ndarray, ...]:
@@ -513,9 +514,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """Biases of each layer."""
         return self._views()[1]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return sealed(super().__getstate__(), self._get_param_names())
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        check_state(state)
-        super().__setstate__(state)
+        super().__setstate__(unsealed(state, self._get_param_names()))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_parameters")
@@ -557,8 +560,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         if self.early_stopping and validation is None:
             split = stratified_split(data, self.validation_fraction, self._validation_seed)
             data, validation = split
-        generator, name, n_samples = generator_of(self), optimizer_name(self), len(data.rows)
-        settings = training_settings(self, n_samples, partial)
+        generator, name = generator_of(self), optimizer_name(self)
+        settings = training_settings(self, len(data.rows), partial)
         objective = training_objective(self)
         with self._engine(self._parameters.copy(), n_workers(self), device, objective) as engine:
             n_weights = engine.architecture.n_weights
@@ -567,7 +570,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             if name == fitted_name:
                 optimizer.load(fitted)
             course = train(engine, optimizer, generator, data, validation, settings)
-            trained = trained_state(vars(self), name, course, generator, n_samples)
+            goes_on = partial or self.warm_start or course.was_interrupted
+            goes_on = goes_on and not course.has_diverged
+            trained = trained_state(vars(self), name, course, generator, goes_on)
         self.__dict__.update(trained)
         self.device_ = "cpu" if device is None else f"cuda:{device}"
         return self
@@ -585,17 +590,37 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         return CudaEngine(*network, device, objective)
 
     @contextmanager
+    def _training_device(self) -> Iterator[int | None]:
+        """Find the device to train on, and enter it; all or nothing comes of the block.
+
+        If it raises, the attributes are given back as they were. Warnings come at its end, keyboard
+        interrupts where nothing is half done.
+        """
+        before = dict(vars(self))
+        with Uninterrupted(), Deferred():
+            try:
+                check_parameters(self)
+                device = find_device(self.device)
+                with current_device(device):
+                    yield device
+            except BaseException:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                raise
+
+    @contextmanager
     def _prediction_device(self) -> Iterator[int | None]:
         """Find the device to predict on, and enter it; a model goes wherever its file goes."""
-        check_is_fitted(self)
-        check_parameters(self, "device", "n_jobs")
-        try:
-            device = find_device(self.device)
-        except RuntimeError as error:
-            warn(f"{error} Predicting on the CPU instead.")
-            device = None
-        with current_device(device):
-            yield device
+        with Uninterrupted():
+            check_is_fitted(self)
+            check_parameters(self, "device", "n_jobs")
+            try:
+                device = find_device(self.device)
+            except RuntimeError as error:
+                warn(f"{error} Predicting on the CPU instead.")
+                device = None
+            with current_device(device):
+                yield device
 
     def _log_proba(self, X: Any, device: int | None) -> tuple[Any, type]:
         """Check `X`, and compute the logarithms of the class probabilities, and the type to give.
@@ -611,15 +636,3 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 log_proba = to_host(log_proba)
         # Of float64, but where float32 was asked; into memory that is not the engine's
         return log_proba.copy(), np.float32 if X.dtype == np.float32 else np.float64
-
-
-@contextmanager
-def _restored_on_error(estimator: Any) -> Iterator[None]:
-    """Give an estimator's attributes back, as they were, where the block raises."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -13,6 +13,7 @@ import numpy as np
 from ._augmentation import NO_AUGMENTATION, Augmentation
 from ._backend import is_cupy, single_threaded_blas, to_device, to_host, zeros
 from ._images import ImageLayout, ImageLoader
+from ._interrupts import interruption_point
 from ._layers import even_slices
 from ._loss import softmax_cross_entropy
 from ._network import Architecture, Network
@@ -89,15 +90,17 @@ class Workers:
     @staticmethod
     def _work_off(
         worker: int, work: Callable[[int, int], None], tasks: list[int]
-    ) -> Exception | None:
+    ) -> BaseException | None:
         try:
             while tasks:
+                if worker == 0:
+                    interruption_point()
                 try:
                     task = tasks.pop()
                 except IndexError:  # another thread took the last one
                     break
                 work(worker, task)
-        except Exception as error:
+        except BaseException as error:
             tasks.clear()
             return error
         return None
@@ -202,6 +205,8 @@ class Engine:
     xp : module
         numpy, or cupy on a device: the arrays' module.
     parameters : array of shape (n_parameters,)
+    n_samples_seen : int
+        In training, by steps that were taken.
     """
 
     xp: Any = np
@@ -220,6 +225,7 @@ class Engine:
     ) -> None:
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers, self.objective = n_workers, objective
+        self.n_samples_seen = 0
         self._networks: dict[tuple[int, int, bool], tuple[Network, ImageLoader]] = {}
         # Vectors as long as the parameters, made when the first gradient is wanted
         self._worker_gradients: list[Any] = []
@@ -284,6 +290,7 @@ class Engine:
                 gradient[: len(network_weights)] += penalty * network_weights
                 loss += penalty / 2 * (network_weights @ network_weights).astype(np.float64)
             optimizer.step(gradient, float(batches.rates[n]))
+            self.n_samples_seen += len(rows)
         return lambda: float(totals @ to_host(losses) / totals.sum())
 
     def _mini_batches(

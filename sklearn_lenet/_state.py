@@ -1,17 +1,19 @@
 """What a fit leaves on the estimator: built and read here, and checked when it comes from a file.
 
-It is NumPy arrays and plain Python values only, which are replaced and never changed. From a file
-they are taken for what they are once all of them fit each other: the network's buffers are viewed
-by sizes that are worked out from them, and a wrong one would read, or write, behind their ends.
+It is NumPy arrays and plain Python values only, which are replaced and never changed. A file has
+their checksum, too. What is read has to agree with it, and all of it has to fit each other: the
+network's buffers are viewed by sizes that are worked out from it, and a wrong one would read, or
+write, behind their ends.
 Copies, and what a worker process returns, are checked likewise: whatever a fit may leave has to
 pass, numbers that are not finite among it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from math import isfinite, nan, prod
 from numbers import Integral, Real
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -23,7 +25,32 @@ from ._parameters import check_memory
 from ._training import Course
 
 # Of the attributes below. Files of another format are refused.
-FORMAT = 2
+FORMAT = 3
+
+# Those of scikit-learn's, of the first call, and of `trained_state`
+_ATTRIBUTES = (
+    "feature_names_in_",
+    "n_features_in_",
+    "image_shape_",
+    "classes_",
+    "device_",
+    "_layout",
+    "_architecture",
+    "_ranges",
+    "_generator",
+    "_validation_seed",
+    "_format",
+    "_parameters",
+    "_optimizer",
+    "n_iter_",
+    "t_",
+    "loss_",
+    "loss_curve_",
+    "best_loss_",
+    "validation_loss_curve_",
+    "validation_scores_",
+    "best_validation_score_",
+)
 
 # Arrays of a solver's state; "n_steps" counts beside them
 _SOLVERS = {
@@ -74,7 +101,7 @@ def trained_state(
     optimizer_name: str,
     course: Course,
     generator: np.random.Generator,
-    n_samples: int,
+    goes_on: bool,
 ) -> dict[str, Any]:
     """Give the attributes of an estimator after a training.
 
@@ -88,20 +115,18 @@ def trained_state(
         Of the training.
     generator : numpy.random.Generator
         With which the next training goes on.
-    n_samples : int
-        Of each epoch.
+    goes_on : bool
+        Whether the solver's state is kept, with which a later training can go on as this one would.
     """
     epochs = course.epochs
     losses = state["loss_curve_"] + [epoch.loss for epoch in epochs]
     trained = {
         "_format": FORMAT,
         "_parameters": to_host(course.parameters),
-        "_optimizer": (
-            ("", {}) if course.has_diverged else (optimizer_name, to_host(course.optimizer.state))
-        ),
+        "_optimizer": (optimizer_name, to_host(course.optimizer.state)) if goes_on else ("", {}),
         "_generator": generator.bit_generator.state,
         "n_iter_": len(epochs),
-        "t_": state["t_"] + len(epochs) * n_samples,
+        "t_": state["t_"] + course.n_samples_seen,
         "loss_curve_": losses,
         "loss_": losses[-1] if losses else nan,
     }
@@ -144,36 +169,79 @@ def generator_of(estimator: Any) -> np.random.Generator:
     return generator
 
 
-def check_state(state: Mapping[str, Any]) -> None:
-    """Check the attributes of an estimator that come from a file.
+def sealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
+    """Give an estimator's attributes as they go to a file, with a checksum.
 
     Parameters
     ----------
     state : mapping
-        By the attributes' names; without "_parameters" the estimator is not fitted, and nothing is
-        checked.
+        By the attributes' names.
+    parameters : iterable of str
+        Names of the estimator's parameters.
+    """
+    return {**state, "_checksum": _checksum(state, parameters)}
+
+
+def unsealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
+    """Give the attributes back that `sealed` was given.
 
     Raises
     ------
     ValueError
-        If they are of another format, or do not fit each other.
+        If they are of another format, are not what was written, or do not fit each other.
     """
-    if "_parameters" not in state:
-        return
-    written = state.get("_format", 1)  # the first files do not say it
+    attributes = {name: value for name, value in state.items() if name != "_checksum"}
+    is_fitted = "_parameters" in attributes
+    written = attributes.get("_format", 1 if is_fitted else FORMAT)  # the first do not say it
     if written != FORMAT:
         raise ValueError(
             f"This LeNetClassifier is of the file format {written!r}; this version of "
             f"sklearn_lenet reads format {FORMAT}."
         )
     try:
-        _check_fitted(state)
+        _require(
+            state.get("_checksum") == _checksum(attributes, parameters),
+            "it is not what was written",
+        )
+        if is_fitted:
+            _check_fitted(attributes)
     except _Damaged as damage:
         raise ValueError(f"This LeNetClassifier's file is damaged: {damage}.") from None
     except Exception as error:
         raise ValueError(
             f"This LeNetClassifier's file is damaged: {type(error).__name__}: {error}."
         ) from error
+    return attributes
+
+
+def _checksum(state: Mapping[str, Any], parameters: Iterable[str]) -> int:
+    """Compute the CRC-32 of all that this package reads; what others have set is theirs."""
+    checksum = 0
+    for name in (*sorted(parameters), *_ATTRIBUTES):
+        for part in _parts(state[name]) if name in state else ():
+            checksum = crc32(part, crc32(name.encode(), checksum))
+    return checksum
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """Give what a value consists of; of objects that are no data, the type."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):  # in the file's memory or not
+        yield f"array {value.dtype.str} {value.shape}".encode()
+        if value.dtype.hasobject:
+            yield from _parts(value.tolist())
+        else:
+            yield value.tobytes()
+        return
+    yield type(value).__name__.encode()
+    if isinstance(value, Mapping):
+        yield from _parts([part for item in value.items() for part in item])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts(item)
+    elif value is None or isinstance(value, bool | int | float | str | bytes):
+        yield repr(value).encode()
 
 
 class _Damaged(Exception):

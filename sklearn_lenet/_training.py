@@ -1,7 +1,9 @@
 """The training loop: epochs, validation, stopping, progress."""
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan
@@ -13,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ._backend import to_host
 from ._diagnosis import answers, likely_cause, warn_of_one_answer
 from ._engine import Data, Engine, MiniBatches
+from ._interrupts import interrupted_twice, interruption_point
 from ._loss import log_probabilities
 from ._optimizers import Optimizer
 from ._schedules import make_schedule
@@ -98,6 +101,7 @@ class Course:
         Those run to their end, and not diverged.
     has_diverged : bool
         Whether a later one has.
+    was_interrupted : bool
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Course:
         self.data, self.validation = data, validation
         self._schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
         self.epochs: list[Epoch] = []
-        self.has_diverged = False
+        self.has_diverged = self.was_interrupted = False
         self._best, self._best_parameters, self._n_without_improvement = -inf, None, 0
 
     @property
@@ -125,6 +129,13 @@ class Course:
         if self._best_parameters is None or not (self.validation or self.has_diverged):
             return self.optimizer.predicting
         return self._best_parameters
+
+    @property
+    def n_samples_seen(self) -> int:
+        """How many samples what the training leaves has learnt from, each time that it did."""
+        if self.has_diverged:
+            return len(self.epochs) * len(self.data.rows)
+        return self.engine.n_samples_seen
 
     def rates(self, epoch: int, n_batches: int) -> np.ndarray:
         """Give the learning rate of each mini-batch of an epoch."""
@@ -171,6 +182,15 @@ class Course:
         if not self.settings.is_partial:
             with self.optimizer.replaced(self.parameters):
                 warn_of_one_answer(self.engine, self.data, self.settings)
+
+    def interrupted(self) -> None:
+        """Look at weights in the middle of an epoch as at those of its end."""
+        warn("Training interrupted by user.")
+        self.was_interrupted = True
+        fault = self._fault(0.0)
+        if fault:
+            self._diverge(fault, len(self.epochs) + 1)
+        self.training_ended()
 
     def _fault(self, loss: float) -> str:
         """Say what has become infinite or NaN in an epoch, if anything has."""
@@ -236,6 +256,8 @@ def train(
     ------
     ValueError
         If the training diverges in the first epoch, or in the one of `partial_fit`.
+    KeyboardInterrupt
+        If it comes in the first epoch, or is the second within a second.
     """
     course = Course(engine, optimizer, data, validation, settings)
     orders = Orders(generator, data.rows, settings.shuffle)
@@ -246,6 +268,7 @@ def train(
             for number in range(settings.max_iter):
                 rates = course.rates(number, n_batches)
                 batches = MiniBatches(orders.take(), size, rates)
+                interruption_point()
                 loss = engine.train_epoch(data, batches, optimizer, generator)
                 if number + 1 < settings.max_iter:
                     orders.draw_ahead()  # before the loss is waited for
@@ -264,7 +287,9 @@ def train(
                     )
         course.training_ended()
     except KeyboardInterrupt:
-        warn("Training interrupted by user.")
+        if not course.epochs or interrupted_twice():
+            raise
+        course.interrupted()
     return course
 
 
@@ -277,21 +302,48 @@ def _validate(engine: Engine, data: Data) -> tuple[float, float]:
     return float(loss), float(np.average(log_proba.argmax(axis=1) == y, weights=weights))
 
 
+class _Output:
+    """A file of text, as long as it takes what is written: a broken pipe ends no training."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._file.flush()
+
+
 @contextmanager
 def _progress(settings: Settings) -> Iterator[Any]:
     """Give a function that shows an epoch's results on a tqdm bar, or nothing if not verbose."""
-    if not settings.verbose:
+    # A notebook shows what is written to stderr on red ground
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    if not settings.verbose or file is None:
         yield lambda epoch: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=settings.max_iter, unit="epoch") as bar:
+    class Bar(tqdm):
+        """A bar without tqdm's thread, which would stay."""
+
+        monitor_interval = 0
+
+    Bar.set_lock(threading.RLock())
+    with Bar(total=settings.max_iter, unit="epoch", file=_Output(file)) as bar:
 
         def show(epoch: Epoch) -> None:
             results = {"loss": epoch.loss}
             if not isnan(epoch.validation_score):
                 results["val_score"] = epoch.validation_score
-            bar.set_postfix({name: f"{value:.4f}" for name, value in results.items()})
+            postfix = {name: f"{value:.4f}" for name, value in results.items()}
+            bar.set_postfix(postfix, refresh=False)  # `update` does
             bar.update()
 
         yield show

@@ -750,7 +750,7 @@ class TestFit:
             launch(self, *arguments)
 
         monkeypatch.setattr(cuda_steps.Kernels, "launch", interrupted)
-        with pytest.warns(UserWarning, match="interrupted"):
+        with pytest.raises(KeyboardInterrupt):
             model(**SMALL | {"batch_size": 2}).fit(X, Y)
 
     def test_data_that_kernels_do_not_cover(self, cupy):

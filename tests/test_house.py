@@ -28,6 +28,7 @@ ORDER = [
     "_images.py",
     "_augmentation.py",
     "_backend.py",
+    "_interrupts.py",
     "_warnings.py",
 ]
 

@@ -90,6 +90,7 @@ class CudaEngine(DeviceEngine):
         steps = self._make_steps(data, batches, optimizer)
         if steps is None:
             return super().train_epoch(data, batches, optimizer, generator)
+        self.n_samples_seen += len(batches.order)
         return steps.run(batches)
 
     def _make_steps(self, data: Data, batches: MiniBatches, optimizer: Optimizer) -> "Steps | None":
