@@ -224,7 +224,7 @@ def _checksum(state: Mapping[str, Any], parameters: Iterable[str]) -> int:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    """Give what a value consists of; of objects that are no data, the type."""
+    """Give what a value consists of; objects that are no data may come back as others."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):  # in the file's memory or not
@@ -233,15 +233,17 @@ def _parts(value: Any) -> Iterator[bytes]:
             yield from _parts(value.tolist())
         else:
             yield value.tobytes()
-        return
-    yield type(value).__name__.encode()
-    if isinstance(value, Mapping):
+    elif isinstance(value, Mapping):
+        yield b"mapping"
         yield from _parts([part for item in value.items() for part in item])
     elif isinstance(value, list | tuple):
+        yield f"sequence of {len(value)}".encode()
         for item in value:
             yield from _parts(item)
     elif value is None or isinstance(value, bool | int | float | str | bytes):
         yield repr(value).encode()
+    else:
+        yield b"object"
 
 
 class _Damaged(Exception):

@@ -98,3 +98,26 @@ def test_size_of_a_file(sample):
     assert len(pickle.dumps(fitted)) > 2.9 * fitted._parameters.nbytes
     fitted.set_params(warm_start=False).fit(rows, labels)
     assert len(pickle.dumps(fitted)) < 1.1 * fitted._parameters.nbytes
+
+
+class Wrapped:
+    """A function that comes out of a file without what was around it, as joblib's may."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
+
+    def __reduce__(self):
+        return rate_of, ()
+
+
+def rate_of(epoch=None):
+    return rate_of if epoch is None else 0.005
+
+
+def test_parameters_that_come_back_as_others():
+    fitted = model(max_iter=1, lr_schedule=Wrapped(rate_of), class_weight={np.int64(0): 2.0})
+    loaded = pickle.loads(pickle.dumps(fitted.fit(X, Y)))
+    assert loaded.lr_schedule is rate_of
