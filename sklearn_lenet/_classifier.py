@@ -515,10 +515,10 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         return self._views()[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return sealed(super().__getstate__(), self._get_param_names())
+        return sealed(super().__getstate__())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(unsealed(state, self._get_param_names()))
+        super().__setstate__(unsealed(state))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_parameters")

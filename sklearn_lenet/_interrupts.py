@@ -6,7 +6,9 @@ Within `Uninterrupted` an interrupt is noted instead, and raised where `interrup
 called, from which every block unwinds as from any other error.
 """
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,13 +33,15 @@ class Uninterrupted:
 
     def __enter__(self) -> None:
         self._handler: Any = None
-        self._n_waiting, self._passes = 0, False
+        self._n_waiting, self._thread = 0, threading.get_ident()
         if threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(signal.SIGINT)
         if not callable(handler):
             return
         self._handler = handler
+        is_within = _blocks and handler == _blocks[-1]._receive
+        self._outer = _blocks[-1] if is_within else None
         try:
             signal.signal(signal.SIGINT, self._receive)
         except ValueError:  # another interpreter than the main one
@@ -54,27 +58,52 @@ class Uninterrupted:
 
     def let_through(self) -> None:
         """Do now what waits."""
-        if self._n_waiting:
-            self._n_waiting = 0
-            self._handler(signal.SIGINT, None)
+        n_waiting, self._n_waiting = self._n_waiting, 0
+        for _ in range(n_waiting):
+            self._deliver(signal.SIGINT, sys._getframe())
 
     def call(self, function: Callable, *arguments: Any) -> Any:
         """Call a function of a user, who may interrupt it at any moment."""
         self.let_through()
-        self._passes = True
-        try:
-            return function(*arguments)
-        finally:
-            self._passes = False
+        return function(*arguments)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
         _times[:] = [*_times[-1:], time.monotonic()]
-        if self._passes:
-            self._passes = False  # if it raises, no other does until all is unwound
-            self._handler(number, frame)
-            self._passes = True
+        self._take(number, frame)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._is_calling():
+            self._deliver(number, frame)
         else:
             self._n_waiting += 1
+
+    def _is_calling(self) -> bool:
+        """Tell whether this happens within `call`, from wherever that may have been called."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is Uninterrupted.call.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _deliver(self, number: int, frame: FrameType | None) -> None:
+        """Have the interrupt handled by whoever would have done so without this block."""
+        if self._outer is not None:
+            self._outer._take(number, frame)
+        elif callable(self._handler):
+            try:
+                self._handler(number, frame)
+            finally:
+                self._adopt()
+
+    def _adopt(self) -> None:
+        """Take the handler that a handler has set for the one to come after this block."""
+        handler = signal.getsignal(signal.SIGINT)
+        if self in _blocks and handler != _blocks[-1]._receive:
+            self._handler = handler
+            if callable(handler):
+                signal.signal(signal.SIGINT, _blocks[-1]._receive)
 
 
 def interruption_point() -> None:
@@ -91,5 +120,18 @@ def interruptible(function: Callable, *arguments: Any) -> Any:
 
 
 def interrupted_twice() -> bool:
-    """Tell whether the last two interrupts came within a second."""
-    return len(_times) == 2 and _times[1] - _times[0] < _SOON
+    """Tell, once, whether the last two interrupts came within a second."""
+    came_soon = len(_times) == 2 and _times[1] - _times[0] < _SOON
+    del _times[:-1]
+    return came_soon
+
+
+def _forked() -> None:
+    """Forget, in a child process, the blocks of a thread that it has not got."""
+    if _blocks and _blocks[0]._thread != threading.get_ident():
+        signal.signal(signal.SIGINT, _blocks[0]._handler)
+        _blocks.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forked)

@@ -8,7 +8,7 @@ Copies, and what a worker process returns, are checked likewise: whatever a fit 
 pass, numbers that are not finite among it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from math import isfinite, nan, prod
 from numbers import Integral, Real
@@ -24,7 +24,7 @@ from ._network import Architecture
 from ._parameters import check_memory
 from ._training import Course
 
-# Of the attributes below. Files of another format are refused.
+# Of files. Those of another format are refused.
 FORMAT = 3
 
 # Those of scikit-learn's, of the first call, and of `trained_state`
@@ -39,7 +39,6 @@ _ATTRIBUTES = (
     "_ranges",
     "_generator",
     "_validation_seed",
-    "_format",
     "_parameters",
     "_optimizer",
     "n_iter_",
@@ -121,7 +120,6 @@ def trained_state(
     epochs = course.epochs
     losses = state["loss_curve_"] + [epoch.loss for epoch in epochs]
     trained = {
-        "_format": FORMAT,
         "_parameters": to_host(course.parameters),
         "_optimizer": (optimizer_name, to_host(course.optimizer.state)) if goes_on else ("", {}),
         "_generator": generator.bit_generator.state,
@@ -169,20 +167,18 @@ def generator_of(estimator: Any) -> np.random.Generator:
     return generator
 
 
-def sealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
-    """Give an estimator's attributes as they go to a file, with a checksum.
+def sealed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Give an estimator's attributes as they go to a file, with a format and a checksum.
 
     Parameters
     ----------
     state : mapping
         By the attributes' names.
-    parameters : iterable of str
-        Names of the estimator's parameters.
     """
-    return {**state, "_checksum": _checksum(state, parameters)}
+    return {**state, "_format": FORMAT, "_checksum": _checksum(state)}
 
 
-def unsealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
+def unsealed(state: Mapping[str, Any]) -> dict[str, Any]:
     """Give the attributes back that `sealed` was given.
 
     Raises
@@ -190,20 +186,17 @@ def unsealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, A
     ValueError
         If they are of another format, are not what was written, or do not fit each other.
     """
-    attributes = {name: value for name, value in state.items() if name != "_checksum"}
-    is_fitted = "_parameters" in attributes
-    written = attributes.get("_format", 1 if is_fitted else FORMAT)  # the first do not say it
+    attributes = dict(state)
+    written = attributes.pop("_format", 1)  # the first files do not say it
+    checksum = attributes.pop("_checksum", None)
     if written != FORMAT:
         raise ValueError(
             f"This LeNetClassifier is of the file format {written!r}; this version of "
             f"sklearn_lenet reads format {FORMAT}."
         )
     try:
-        _require(
-            state.get("_checksum") == _checksum(attributes, parameters),
-            "it is not what was written",
-        )
-        if is_fitted:
+        _require(checksum == _checksum(attributes), "it is not what was written")
+        if "_parameters" in attributes:
             _check_fitted(attributes)
     except _Damaged as damage:
         raise ValueError(f"This LeNetClassifier's file is damaged: {damage}.") from None
@@ -214,25 +207,25 @@ def unsealed(state: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, A
     return attributes
 
 
-def _checksum(state: Mapping[str, Any], parameters: Iterable[str]) -> int:
-    """Compute the CRC-32 of all that this package reads; what others have set is theirs."""
+def _checksum(state: Mapping[str, Any]) -> int:
+    """Compute the CRC-32 of what was learnt: parameters, and what others have set, are theirs."""
     checksum = 0
-    for name in (*sorted(parameters), *_ATTRIBUTES):
+    for name in _ATTRIBUTES:
         for part in _parts(state[name]) if name in state else ():
             checksum = crc32(part, crc32(name.encode(), checksum))
     return checksum
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    """Give what a value consists of; objects that are no data may come back as others."""
+    """Give what a value consists of, the same for any Python, byte order and kind of memory."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, np.ndarray):  # in the file's memory or not
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        value = value.astype(value.dtype.newbyteorder("<"), copy=False)
         yield f"array {value.dtype.str} {value.shape}".encode()
-        if value.dtype.hasobject:
-            yield from _parts(value.tolist())
-        else:
-            yield value.tobytes()
+        yield value.tobytes()
+    elif isinstance(value, np.ndarray):
+        yield from _parts(value.tolist())
     elif isinstance(value, Mapping):
         yield b"mapping"
         yield from _parts([part for item in value.items() for part in item])
@@ -240,10 +233,10 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield f"sequence of {len(value)}".encode()
         for item in value:
             yield from _parts(item)
-    elif value is None or isinstance(value, bool | int | float | str | bytes):
-        yield repr(value).encode()
+    elif isinstance(value, str):
+        yield value.encode("utf-8", "surrogatepass")
     else:
-        yield b"object"
+        yield repr(value).encode() if isinstance(value, Real) else b"object"
 
 
 class _Damaged(Exception):

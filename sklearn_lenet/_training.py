@@ -287,7 +287,7 @@ def train(
                     )
         course.training_ended()
     except KeyboardInterrupt:
-        if not course.epochs or interrupted_twice():
+        if interrupted_twice() or not course.epochs:
             raise
         course.interrupted()
     return course
@@ -312,11 +312,11 @@ class _Output:
         return getattr(self._file, name)
 
     def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):
+        with suppress(Exception):
             self._file.write(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
+        with suppress(Exception):
             self._file.flush()
 
 

@@ -1,9 +1,13 @@
 """Interrupts leave nothing half done; more moments by `python -m tests.interrupts`."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from sklearn_lenet import LeNetClassifier, _interrupts
 
 from . import interrupts
 from .test_classifier import X, Y, assert_same_bits, model
+
+ROOT = Path(__file__).parents[1]
 
 
 def interrupt_at(epoch, first=False):
@@ -184,3 +190,108 @@ def test_other_threads_leave_the_handler_alone():
     thread.start()
     thread.join(60)
     assert set(handlers) == {signal.default_int_handler}
+
+
+@pytest.mark.parametrize("place", ["prediction", "callable of another fit"])
+def test_one_interrupt_within_two_blocks(place):
+    """It is no second one: the fit around another call ends, and keeps its epochs."""
+
+    def interrupted(images, generator):
+        signal.raise_signal(signal.SIGINT)
+        return images
+
+    def schedule(epoch):
+        if epoch == 2 and place == "prediction":
+            with _interrupts.Uninterrupted():  # as `predict` has it
+                signal.raise_signal(signal.SIGINT)
+        elif epoch == 2:
+            model(augment=interrupted, max_iter=1).fit(X, Y)
+        return 0.005
+
+    estimator = model(lr_schedule=schedule, max_iter=5)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        estimator.fit(X, Y)
+    assert estimator.n_iter_ == 2
+
+
+def test_callable_that_catches_interrupts():
+    """The next ones reach it, too."""
+    caught = []
+
+    def schedule(epoch):
+        if epoch == 1:
+            for _ in range(3):
+                with suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+                    return 0.005
+                caught.append(epoch)
+        return 0.005
+
+    estimator = model(lr_schedule=schedule).fit(X, Y)
+    assert caught == [1, 1, 1]
+    assert estimator.n_iter_ == 3
+
+
+def test_handler_that_sets_another():
+    def other(number, frame):
+        frames.append(frame.f_lineno)
+
+    def handler(number, frame):
+        signal.signal(signal.SIGINT, other)
+
+    frames = []
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        model(lr_schedule=interrupt_at(1)).fit(X, Y)
+        assert signal.getsignal(signal.SIGINT) is other
+        model(lr_schedule=interrupt_at(1)).fit(X, Y)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(frames) == 1
+
+
+def test_old_interrupts_do_not_count():
+    """A KeyboardInterrupt that no signal brought is the first, whatever came before."""
+    with pytest.raises(KeyboardInterrupt):
+        model(lr_schedule=interrupt_at(0, first=True)).fit(X, Y)
+
+    def schedule(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return 0.005
+
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        model(lr_schedule=schedule).fit(X, Y)
+
+
+CHILD = """
+import multiprocessing, os, signal, threading, time
+from tests.test_classifier import X, Y, model
+
+def job():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+    os._exit(7)
+
+def fork():
+    process = multiprocessing.get_context("fork").Process(target=job)
+    process.start()
+    process.join()
+    codes.append(process.exitcode)
+
+codes = []
+thread = threading.Thread(target=fork)
+thread.start()
+while thread.is_alive():
+    model().fit(X, Y)
+print(codes)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_child_of_a_fork_can_be_interrupted():
+    """Also where another thread forks while the main one fits."""
+    finished = subprocess.run(
+        [sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert finished.stdout.strip() == "[1]", finished.stderr

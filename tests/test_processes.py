@@ -169,7 +169,16 @@ def closed():
     return file
 
 
-@pytest.mark.parametrize("file", [None, Broken(), closed()], ids=["none", "broken", "closed"])
+class WithoutFlush:
+    def write(self, text):
+        return len(text)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [None, Broken(), closed(), WithoutFlush(), object()],
+    ids=["none", "broken", "closed", "without flush", "no file"],
+)
 def test_output_that_breaks(file, monkeypatch):
     monkeypatch.setattr(sys, "stderr", file)
     verbose = model(verbose=1).fit(X, Y)

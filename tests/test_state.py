@@ -57,18 +57,17 @@ def test_unfitted():
     assert load({**vars(LeNetClassifier()), "lr": 0.3}).lr == 0.3
 
 
-def test_without_a_format():
+@pytest.mark.parametrize("estimator", [FITTED, LeNetClassifier()])
+def test_without_a_format(estimator):
     """As the first files were written."""
-    state = state_of(FITTED)
-    del state["_format"]
     with pytest.raises(ValueError, match="file format 1; this version"):
-        load(state)
+        LeNetClassifier().__setstate__(state_of(estimator))
 
 
 @pytest.mark.parametrize("written", [0, 1, 2, 4, "3"])
 def test_another_format(written):
     with pytest.raises(ValueError, match=f"file format {written!r}; this version"):
-        load({**state_of(FITTED), "_format": written})
+        LeNetClassifier().__setstate__({**FITTED.__getstate__(), "_format": written})
 
 
 def change(name, key, value):
@@ -163,5 +162,5 @@ def test_missing(name):
     if name in optional:
         load(state)
     else:
-        with pytest.raises(ValueError, match=r"damaged|file format 1"):
+        with pytest.raises(ValueError, match="damaged"):
             load(state)
