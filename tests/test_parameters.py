@@ -188,10 +188,10 @@ class TestBounds:
         assert max(classifier._architecture["image_shape"]) == 64
 
     def test_loaded_state(self):
-        state = {**vars(model().fit(X, Y))}
-        state["_architecture"] = {**state["_architecture"], "padding": (2**40, 0)}
-        with pytest.raises(ValueError, match="damaged"):
-            LeNetClassifier.__new__(LeNetClassifier).__setstate__(state)
+        fitted = model().fit(X, Y)
+        fitted._architecture = {**fitted._architecture, "padding": (2**40, 0)}
+        with pytest.raises(ValueError, match="damaged: ValueError: The network would take"):
+            LeNetClassifier().__setstate__(fitted.__getstate__())
 
     @pytest.mark.parametrize("pooling", ["avg", "max"])
     @pytest.mark.parametrize(
