@@ -90,7 +90,7 @@ class _SingleThreadedBLAS:
             self._n_users += 1
             if self._original is None:
                 self._original = found
-            if any(n != 1 for n in self._read()):
+            if any(n != 1 for n in found):
                 self._set([1] * len(found))
 
     def leave(self) -> None:

@@ -108,15 +108,20 @@ class Uninterrupted:
 
 def interruption_point() -> None:
     """Raise the keyboard interrupt that waits, if one does."""
-    if _blocks and threading.current_thread() is threading.main_thread():
-        _blocks[-1].let_through()
+    block = _innermost()
+    if block is not None:
+        block.let_through()
 
 
 def interruptible(function: Callable, *arguments: Any) -> Any:
     """Call a function of a user, who may interrupt it at any moment."""
-    if _blocks and threading.current_thread() is threading.main_thread():
-        return _blocks[-1].call(function, *arguments)
-    return function(*arguments)
+    block = _innermost()
+    return function(*arguments) if block is None else block.call(function, *arguments)
+
+
+def _innermost() -> Uninterrupted | None:
+    """Give the block that this thread is in, if it is in one."""
+    return _blocks[-1] if _blocks and _blocks[-1]._thread == threading.get_ident() else None
 
 
 def interrupted_twice() -> bool:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,6 +25,8 @@ import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 
 from sklearn_lenet import ImageShapeWarning, LeNetClassifier
+
+from .findings import tell
 
 BATCH, SECONDS_A_CASE, MEGABYTES_A_CASE = 250, 20, 500
 
@@ -437,11 +438,7 @@ def main():
         return
     begin = time.perf_counter()
     found = run(arguments.cases, arguments.seed)
-    counts = Counter(kind for kind, _ in found)
-    for kind in KINDS:
-        print(f"{kind:40}{counts[kind]:6}")
-    for kind, text in found[:100]:
-        print(f"{kind}: {text}")
+    tell(KINDS, found, faults=KINDS)
     print(f"{arguments.cases} cases in {time.perf_counter() - begin:.0f} s")
 
 

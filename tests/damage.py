@@ -13,7 +13,6 @@ import resource
 import tempfile
 import time
 import warnings
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +20,8 @@ import joblib
 import numpy as np
 
 from sklearn_lenet import LeNetClassifier
+
+from .findings import tell
 
 CASES, SECONDS_A_CASE, BYTES = 3000, 20, 4 * 2**30
 
@@ -131,9 +132,7 @@ def main():
     arguments = parser.parse_args()
     begin = time.perf_counter()
     found = run(arguments.cases, arguments.seed)
-    counts = Counter(kind for kind, _ in found)
-    for kind in KINDS:
-        print(f"{kind:20}{counts[kind]:6}  {[s for k, s in found if k == kind and k in BAD][:20]}")
+    tell(KINDS, [(kind, f"seed {seed}") for kind, seed in found], faults=BAD)
     print(f"{arguments.cases} files ({', '.join(FORMATS)}), {time.perf_counter() - begin:.0f} s")
 
 

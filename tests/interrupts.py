@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import warnings
-from collections import Counter
 from functools import cache
 
 import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from sklearn_lenet import LeNetClassifier, _interrupts, _warnings
+
+from .findings import tell
 
 MOMENTS = 3000
 
@@ -192,11 +193,7 @@ def main():
     arguments = parser.parse_args()
     begin = time.perf_counter()
     found = run(arguments.moments, arguments.seed)
-    counts = Counter(kind for kind, _ in found)
-    for kind in KINDS:
-        print(f"{kind:40}{counts[kind]:6}")
-    for kind, text in found[:50]:
-        print(f"{kind}: {text}")
+    tell(KINDS, found, faults=KINDS)
     print(f"{arguments.moments} moments in {time.perf_counter() - begin:.0f} s")
 
 

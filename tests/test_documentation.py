@@ -10,9 +10,9 @@ from sklearn_lenet import LeNetClassifier
 
 from . import stand_in
 from .test_classifier import X, Y, model
+from .test_examples import run_blocks
 
-DOCS = Path(__file__).parents[1] / "docs"
-GUIDE = DOCS / "user_guide.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "user_guide.md"
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (60, 2352)).astype(np.uint8)
 LARGE = np.random.default_rng(0).random((60, 784))
@@ -98,8 +98,5 @@ def test_code_for_a_device(monkeypatch):
         "y": Y[:8],
         "cupy": stand_in.install(monkeypatch),
     }
-    text = (DOCS / "gpu.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    for block in blocks:
-        exec(compile(block, "gpu.md", "exec"), namespace)
+    run_blocks("docs/gpu.md", namespace)
     assert type(namespace["proba"]) is namespace["cupy"].ndarray

@@ -115,8 +115,12 @@ def test_mnist(tmp_path):
 def test_code_in_documents(page, tmp_path, monkeypatch):
     """Run a page's blocks of Python one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
+    run_blocks(page, {"__name__": "__main__"})
+
+
+def run_blocks(page, namespace):
+    """Run a page's blocks of Python in this namespace."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    namespace = {"__name__": "__main__"}
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
     assert blocks
     for block in blocks:

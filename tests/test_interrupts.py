@@ -2,12 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +13,7 @@ from sklearn_lenet import LeNetClassifier, _interrupts
 
 from . import interrupts
 from .test_classifier import X, Y, assert_same_bits, model
-
-ROOT = Path(__file__).parents[1]
+from .test_processes import run_script
 
 
 def interrupt_at(epoch, first=False):
@@ -291,7 +287,5 @@ print(codes)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_child_of_a_fork_can_be_interrupted():
     """Also where another thread forks while the main one fits."""
-    finished = subprocess.run(
-        [sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    finished = run_script(CHILD)
     assert finished.stdout.strip() == "[1]", finished.stderr

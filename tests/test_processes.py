@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 
 FORKS = """
 import os, threading
-from threadpoolctl import threadpool_limits
 from tests.test_classifier import X, Y, model
 from tests.test_engine import blas_threads
 
@@ -56,7 +55,8 @@ print(sorted(set(codes)), blas_threads())
 """
 
 
-def run_script(script, **arguments):
+def run_script(script):
+    """Run it in a Python of its own, and give what became of it."""
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
@@ -64,7 +64,6 @@ def run_script(script, **arguments):
         timeout=120,
         check=False,
         capture_output=True,
-        **arguments,
     )
 
 
@@ -97,26 +96,24 @@ def test_fork_within_a_fit(tidy):  # noqa: F811
 def test_user_within_a_user(tidy):  # noqa: F811
     """Between any two steps of entering and leaving, another may come and go in the same thread."""
     blas = _backend._SingleThreadedBLAS()
-    steps = 0
+    steps, busy = 0, False
+
+    def come_and_go():
+        nonlocal steps, busy
+        steps += 1
+        if not busy:
+            busy = True
+            blas.enter()
+            blas.leave()
+            busy = False
 
     def disturb(method):
         def disturbed(*arguments):
-            nonlocal steps
-            steps += 1
-            if steps < 100 and not disturbed.busy:
-                disturbed.busy = True
-                blas.enter()
-                blas.leave()
-                disturbed.busy = False
+            come_and_go()
             result = method(*arguments)
-            if steps < 100 and not disturbed.busy:
-                disturbed.busy = True
-                blas.enter()
-                blas.leave()
-                disturbed.busy = False
+            come_and_go()
             return result
 
-        disturbed.busy = False
         return disturbed
 
     blas._set, blas._read = disturb(blas._set), disturb(blas._read)

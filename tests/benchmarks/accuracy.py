@@ -128,8 +128,9 @@ def _skorch(
         lr_lambda=lambda step: rates[min(step, len(rates) - 1)] / LR,
         step_every="batch",
     )
-    net = rivals.skorch_classifier(
-        untrained(X, random_state=seed), TO_99["max_iter"], torch.optim.Adam, lr=LR
-    ).set_params(callbacks=[("rates", scheduler)], criterion__label_smoothing=LABEL_SMOOTHING)
+    network = rivals.torch_network(untrained(X, random_state=seed))
+    net = rivals.skorch_classifier(network, TO_99["max_iter"], torch.optim.Adam, lr=LR).set_params(
+        callbacks=[("rates", scheduler)], criterion__label_smoothing=LABEL_SMOOTHING
+    )
     images = X.reshape(-1, 1, 28, 28)
     return lambda: net.fit(images, y), lambda: net.predict(X_test)

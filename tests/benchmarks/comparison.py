@@ -25,6 +25,8 @@ import sklearn_lenet
 from sklearn_lenet import LeNetClassifier
 from sklearn_lenet.datasets import load_mnist_sample
 
+from . import rivals
+
 # From a number of epochs to an estimator that is not fitted
 Make = Callable[[int], Any]
 
@@ -42,36 +44,11 @@ def mlp(epochs: int) -> MLPClassifier:
 def skorch(epochs: int) -> Any:
     """Make skorch's; it leaves the seed to PyTorch."""
     import torch
-    from skorch import NeuralNetClassifier
-    from torch import nn
 
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Unflatten(1, (1, 28, 28)),
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(400, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, 10),
-    )
-    return NeuralNetClassifier(
-        network,
-        criterion=nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adam,
-        lr=0.001,
-        batch_size=64,
-        max_epochs=epochs,
-        iterator_train__shuffle=True,
-        train_split=None,
-        verbose=0,
-    )
+    layers = rivals.torch_layers([(6, 1, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)])
+    network = torch.nn.Sequential(torch.nn.Unflatten(1, (1, 28, 28)), *layers)
+    return rivals.skorch_classifier(network, epochs, torch.optim.Adam, lr=0.001)
 
 
 def scikeras(epochs: int) -> Any:
@@ -100,19 +77,9 @@ def keras_network() -> Any:
     import keras
     from keras import layers
 
+    images = layers.Input((784,)), layers.Reshape((28, 28, 1))
     return keras.Sequential(
-        [
-            layers.Input((784,)),
-            layers.Reshape((28, 28, 1)),
-            layers.Conv2D(6, 5, padding="same", activation="relu"),
-            layers.AveragePooling2D(2),
-            layers.Conv2D(16, 5, activation="relu"),
-            layers.AveragePooling2D(2),
-            layers.Flatten(),
-            layers.Dense(120, activation="relu"),
-            layers.Dense(84, activation="relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
+        [*images, *rivals.keras_layers(), layers.Dense(10, activation="softmax")]
     )
 
 

@@ -126,7 +126,7 @@ def skorch(settings: Settings) -> Result:
     X, y = scaled_digits(settings, n)
     model = classifier(max_iter=epochs, shuffle=True, n_jobs=2)
     net = rivals.skorch_classifier(
-        untrained(X),
+        rivals.torch_network(untrained(X)),
         epochs,
         torch.optim.SGD,
         optimizer__momentum=rivals.MOMENTUM,

@@ -16,26 +16,33 @@ LR, MOMENTUM = 0.005, 0.9
 def torch_network(model: Any) -> Any:
     """Make a fitted LeNetClassifier's network, with its weights, in PyTorch."""
     import torch
-    from torch import nn
 
-    first, second, *dense = model.coefs_
-    pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[model.pooling]
-    layers = [
-        nn.Conv2d(first.shape[1], first.shape[0], 5, padding=2),
-        nn.ReLU(),
-        pool(2),
-        nn.Conv2d(second.shape[1], second.shape[0], 5),
-        nn.ReLU(),
-        pool(2),
-        nn.Flatten(),
-    ]
-    for weight in dense:
-        layers += [nn.Linear(weight.shape[1], weight.shape[0]), nn.ReLU()]
-    network = nn.Sequential(*layers[:-1])
+    shapes = [weight.shape for weight in model.coefs_]
+    network = torch.nn.Sequential(*torch_layers(shapes, model.pooling))
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), _parameters(model), strict=True):
             parameter.copy_(torch.from_numpy(value))
     return network
+
+
+def torch_layers(shapes: Sequence[tuple[int, ...]], pooling: str = "avg") -> list[Any]:
+    """Make LeNet's layers for weights of these shapes, as PyTorch draws them."""
+    from torch import nn
+
+    first, second, *dense = shapes
+    pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pooling]
+    layers = [
+        nn.Conv2d(first[1], first[0], 5, padding=2),
+        nn.ReLU(),
+        pool(2),
+        nn.Conv2d(second[1], second[0], 5),
+        nn.ReLU(),
+        pool(2),
+        nn.Flatten(),
+    ]
+    for n_outputs, n_inputs in dense:
+        layers += [nn.Linear(n_inputs, n_outputs), nn.ReLU()]
+    return layers[:-1]
 
 
 def _parameters(model: Any) -> list[np.ndarray]:
@@ -91,13 +98,13 @@ def torch_predict(network: Any, X: Any, batch_size: int) -> Any:
         return torch.cat([network(batch).argmax(1) for batch in X.split(batch_size)])
 
 
-def skorch_classifier(model: Any, epochs: int, optimizer: Any, **parameters: Any) -> Any:
-    """Wrap PyTorch's network with skorch, its validation and its printing switched off."""
+def skorch_classifier(network: Any, epochs: int, optimizer: Any, **parameters: Any) -> Any:
+    """Wrap a network of PyTorch's with skorch, its validation and its printing switched off."""
     import torch
     from skorch import NeuralNetClassifier
 
     return NeuralNetClassifier(
-        torch_network(model),
+        network,
         criterion=torch.nn.CrossEntropyLoss,
         optimizer=optimizer,
         batch_size=64,
@@ -226,24 +233,27 @@ def jax_epoch(model: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> Call
     return epoch
 
 
+def keras_layers() -> list[Any]:
+    """Make LeNet's layers in Keras, without the last."""
+    from keras import layers
+
+    return [
+        layers.Conv2D(6, 5, padding="same", activation="relu"),
+        layers.AveragePooling2D(2),
+        layers.Conv2D(16, 5, activation="relu"),
+        layers.AveragePooling2D(2),
+        layers.Flatten(),
+        layers.Dense(120, activation="relu"),
+        layers.Dense(84, activation="relu"),
+    ]
+
+
 def keras_epoch(X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], Any]:
     """Make a function that trains for an epoch with Keras' own `fit`."""
     import keras
     from keras import layers
 
-    network = keras.Sequential(
-        [
-            layers.Input((28, 28, 1)),
-            layers.Conv2D(6, 5, padding="same", activation="relu"),
-            layers.AveragePooling2D(2),
-            layers.Conv2D(16, 5, activation="relu"),
-            layers.AveragePooling2D(2),
-            layers.Flatten(),
-            layers.Dense(120, activation="relu"),
-            layers.Dense(84, activation="relu"),
-            layers.Dense(10),
-        ]
-    )
+    network = keras.Sequential([layers.Input((28, 28, 1)), *keras_layers(), layers.Dense(10)])
     network.compile(
         keras.optimizers.SGD(LR, MOMENTUM), keras.losses.SparseCategoricalCrossentropy(True)
     )
