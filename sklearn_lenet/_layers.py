@@ -20,6 +20,9 @@ import numpy as np
 from ._activations import ACTIVATIONS
 from ._backend import zeros
 
+# From so many on, the arithmetic of a convolution weighs more than the copies of its input
+_MANY_CHANNELS = 4
+
 
 def even_slices(n: int, n_slices: int) -> list[slice]:
     """Cut ``range(n)`` in order, as evenly as can be; with more slices than n, some are empty."""
@@ -67,14 +70,33 @@ class ConvPoolShape:
         return convolved // self.pool_size
 
     @property
+    def merged(self) -> int:
+        """Side of the square of places of a pooling window that one patch of pixels serves.
+
+        All of them, or one. All take fewer copies of pixels and more arithmetic, which few channels
+        make little of.
+        """
+        return self.pool_size if self.in_channels < _MANY_CHANNELS else 1
+
+    @property
     def patch_size(self) -> int:
-        """Side of the patch of pixels that one pooling window sees."""
-        return (self.pool_size - 1) * self.stride + self.kernel_size
+        """Side of the patch of pixels that the merged places see."""
+        return (self.merged - 1) * self.stride + self.kernel_size
 
     @property
     def patch_step(self) -> int:
         """Pixels from one patch to the next, along both axes."""
-        return self.pool_size * self.stride
+        return self.merged * self.stride
+
+    @property
+    def patches_of_window(self) -> int:
+        """Number of patches, along each axis, that serve one pooling window."""
+        return self.pool_size // self.merged
+
+    @property
+    def n_patches(self) -> tuple[int, int]:
+        """Number of patches along an image's height and width."""
+        return self.out_height * self.patches_of_window, self.out_width * self.patches_of_window
 
     @property
     def blocks_of_patch(self) -> int:
@@ -84,7 +106,7 @@ class ConvPoolShape:
     @property
     def n_blocks(self) -> int:
         """Number of blocks that an image's rows are cut into, as far as patches see them."""
-        return self.out_height - 1 + self.blocks_of_patch
+        return self.n_patches[0] - 1 + self.blocks_of_patch
 
     @property
     def lines_of_block(self) -> int:
@@ -103,14 +125,14 @@ class ConvPoolShape:
     def n_numbers(self, n_samples: int) -> int:
         """Count the numbers in a layer's buffers, roughly, in training on so many samples."""
         height, channels, width = self.padded_shape
-        n_maps = self.pool_size**2 * self.out_channels
-        n_weights = n_maps * self.lines_of_patch
-        a_row = self.out_width * n_samples
+        rows, columns = self.n_patches
+        n_kernels = self.merged**2 * self.out_channels
+        n_weights = n_kernels * self.lines_of_patch
         return (
             2 * height * channels * width * n_samples
-            + (self.n_blocks * self.lines_of_block + self.out_height * (n_maps + n_maps)) * a_row
-            + (self.out_height + 5) * n_weights
-            + 3 * width * self.patch_size * self.out_width
+            + (self.n_blocks * self.lines_of_block + 2 * rows * n_kernels) * columns * n_samples
+            + (rows + 5) * n_weights
+            + 3 * width * self.patch_size * columns
         )
 
     @property
@@ -124,8 +146,8 @@ class ConvPoolShape:
 class KernelMatrix:
     """A convolution's parameters as the matrix that multiplies its input.
 
-    All places of a pooling window are computed at once, from the patch of pixels that the window
-    sees: the matrix holds each kernel p*p times, shifted to each place of the window, with zeros
+    The m*m merged places of a pooling window are computed at once, from the patch of pixels that
+    they see: the matrix holds each kernel m*m times, shifted to each of these places, with zeros
     around.
 
     Parameters
@@ -139,9 +161,9 @@ class KernelMatrix:
 
     Attributes
     ----------
-    matrix : array of shape (p * p * C_out, n_lines)
+    matrix : array of shape (m * m * C_out, n_lines)
         Filled by `lay_out`. Its columns are the lines of a patch, as `ConvPool` has them.
-    stack : array of shape (blocks_of_patch * p * p * C_out, lines_of_block - 1)
+    stack : array of shape (blocks_of_patch * m * m * C_out, lines_of_block - 1)
         Filled by `lay_out` where gradients are wanted. The matrix is cut into the blocks of a
         patch, which lie one below the other, the last block on top, without the lines of ones.
     """
@@ -164,7 +186,7 @@ class KernelMatrix:
 
         # Each entry of the matrix is one of the parameters, or the 0 behind them
         rows, columns = self._places()
-        sources = np.full((shape.pool_size**2 * len(bias), shape.lines_of_patch), n_parameters)
+        sources = np.full((shape.merged**2 * len(bias), shape.lines_of_patch), n_parameters)
         sources[rows, columns] = np.arange(n_parameters)
         self.sources = xp.asarray(sources)
         self.parameters = zeros(xp, (n_parameters + 1,), dtype)
@@ -191,19 +213,19 @@ class KernelMatrix:
 
         Returns
         -------
-        rows, columns : integer ndarrays of shape (p * p, n_parameters)
-            For the weights, then the biases, at each place of the window.
+        rows, columns : integer ndarrays of shape (m * m, n_parameters)
+            For the weights, then the biases, at each merged place.
         """
         shape = self.shape
-        k, s, p, K = shape.kernel_size, shape.stride, shape.pool_size, shape.patch_size
+        k, s, m, K = shape.kernel_size, shape.stride, shape.merged, shape.patch_size
         C_in, C_out = shape.in_channels, shape.out_channels
-        i, j, o, c, u, v = np.ogrid[:p, :p, :C_out, :C_in, :k, :k]
+        i, j, o, c, u, v = np.ogrid[:m, :m, :C_out, :C_in, :k, :k]
         block, row = np.divmod(s * i + u, shape.patch_step)
         column = block * shape.lines_of_block + 1 + (row * C_in + c) * K + s * j + v
-        row = (i * p + j) * C_out + o
-        biases = row.reshape(p * p, C_out)
+        row = (i * m + j) * C_out + o
+        biases = row.reshape(m * m, C_out)
         rows, columns = (
-            np.broadcast_to(index, (p, p, C_out, C_in, k, k)).reshape(p * p, -1)
+            np.broadcast_to(index, (m, m, C_out, C_in, k, k)).reshape(m * m, -1)
             for index in (row, column)
         )
         return np.hstack([rows, biases]), np.hstack([columns, np.zeros_like(biases)])
@@ -227,7 +249,7 @@ class KernelMatrix:
 
 
 class ConvPool:
-    """Convolution, activation and pooling, by one matrix product for each row of the output.
+    """Convolution, activation and pooling, by one matrix product for each row of patches.
 
     The image's rows are the outermost axis in memory, cut into blocks: the rows from one patch to
     the next below. Each block is laid out once, as the matrix of what the kernels' columns meet in
@@ -236,7 +258,9 @@ class ConvPool:
     behind the other, and *are* the matrix that the textbook's im2col would make for it: a strided
     view gives all those matrices, overlapping, without a copy.
 
-    p*p slabs come out of the product, one for each place of the windows: pooling combines slabs.
+    A row of patches goes through the windows' columns one after the other: where a window has q*q
+    patches, first come its first column's of all windows, then its second's. So the places of the
+    windows, m*m of each of q*q patches, are slabs of the maps: pooling combines slabs.
 
     With G the gradient with respect to the maps before the activation, the three products are, for
     row r of patches and block b of image rows,
@@ -282,49 +306,50 @@ class ConvPool:
         (n_kernels, n_lines), n_blocks = kernels.matrix.shape, shape.n_blocks
         K, step, C_in = shape.patch_size, shape.patch_step, shape.in_channels
         Y, C_out, X, N = output.shape
+        q, (n_rows, n_columns) = shape.patches_of_window, shape.n_patches
 
         # im2col: a line of ones, then (row, channel, column of the patch), of each block
         n_lines_of_blocks = n_blocks * shape.lines_of_block
-        lines = zeros(xp, (n_lines_of_blocks + 3, X * N), dtype)
-        self.blocks = lines[:n_lines_of_blocks].reshape(n_blocks, -1, X * N)
+        lines = zeros(xp, (n_lines_of_blocks + 3, n_columns * N), dtype)
+        self.blocks = lines[:n_lines_of_blocks].reshape(n_blocks, -1, n_columns * N)
         self.blocks[:, 0] = 1
-        self.block_pixels = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K, X, N)
+        self.block_pixels = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K, q, X, N)
         y, c, x, n = images.strides
-        self.pixels = as_strided(
-            images, (n_blocks, step, C_in, K, X, N), (step * y, y, c, x, step * x, n)
-        )
-        self.patches = as_strided(lines, (Y, n_lines, X * N), self.blocks.strides)
+        strides = step * y, y, c, x, step * x, q * step * x, n
+        self.pixels = as_strided(images, self.block_pixels.shape, strides)
+        self.patches = as_strided(lines, (n_rows, n_lines, n_columns * N), self.blocks.strides)
 
-        self.maps = zeros(xp, (Y, n_kernels, X * N), dtype)
-        slabs = self.maps.reshape(Y, shape.pool_size**2, C_out * X * N)
+        self.maps = zeros(xp, (n_rows, n_kernels, n_columns * N), dtype)
+        slabs = self.maps.reshape(Y, q, n_kernels // C_out, C_out, q, X * N)
         self.pooled = zeros(xp, output.shape, dtype)
         self.pool = _POOLS[pooling](xp, activation, slabs, self.pooled)
         if output_grad is None:
             return
 
-        self.kernels_grads = zeros(xp, (Y, n_lines, n_kernels), dtype)
+        self.kernels_grads = zeros(xp, (n_rows, n_lines, n_kernels), dtype)
         self.kernels_grad = zeros(xp, (n_lines * n_kernels,), dtype)
-        self.ones = xp.ones(Y, dtype)
+        self.ones = xp.ones(n_rows, dtype)
         self.products: list[tuple[Any, Any, Any]] = []
         if images_grad is None:
             return
 
         # The rows of patches that reach into a block follow each other, and so do the parts of the
         # kernels that meet it there: one product sums them up, and takes the block's place
-        rows_of_maps = self.maps.reshape(-1, X * N)
+        rows_of_maps = self.maps.reshape(-1, n_columns * N)
         for block in range(n_blocks):
             above = block + 1 - shape.blocks_of_patch
-            first, end = max(above, 0), min(block + 1, Y)
+            first, end = max(above, 0), min(block + 1, n_rows)
             part = kernels.stack[(first - above) * n_kernels : (end - above) * n_kernels].T
             maps_grad = rows_of_maps[first * n_kernels : end * n_kernels]
             self.products.append((part, maps_grad, self.blocks[block, 1:]))
         # col2im along x, as a product: which pixel each column of the patch meets in each patch
         W = images.shape[2]
-        column_scatter = np.zeros((W, K, X))
+        column_scatter = np.zeros((W, K, n_columns))
+        first_pixels = step * np.arange(n_columns).reshape(X, q).T.reshape(-1)
         for shift in range(K):
-            column_scatter[step * np.arange(X) + shift, shift, np.arange(X)] = 1
-        self.column_scatter = xp.asarray(column_scatter.reshape(W, K * X), dtype)
-        self.pixels_grad = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K * X, N)
+            column_scatter[first_pixels + shift, shift, np.arange(n_columns)] = 1
+        self.column_scatter = xp.asarray(column_scatter.reshape(W, K * n_columns), dtype)
+        self.pixels_grad = self.blocks[:, 1:].reshape(n_blocks, step, C_in, K * n_columns, N)
         self.image_blocks_grad = images_grad[: n_blocks * step].reshape(n_blocks, step, C_in, W, N)
 
     def forward(self) -> None:
@@ -359,26 +384,31 @@ class AveragePool:
     xp : module
         numpy or cupy.
     activation : {"relu", "tanh", "sigmoid"}
-    slabs : array of shape (H_out, p * p, C_out * W_out * N)
-        Pre-activations at each place of the pooling windows; `backward` leaves their gradient.
+    slabs : array of shape (H_out, q, m * m, C_out, q, W_out * N)
+        Pre-activations at each place of the pooling windows, in the order of the three axes between
+        the others; `backward` leaves their gradient.
     pooled : array of shape (H_out, C_out, W_out, N)
     """
 
     def __init__(self, xp: ModuleType, activation: str, slabs: Any, pooled: Any) -> None:
-        self.xp, self.slabs, self.pooled = xp, slabs, pooled
-        self.rows = pooled.reshape(len(pooled), -1)
+        self.xp, self.pooled = xp, pooled
+        self.rows, self.places = _pooling_windows(slabs, pooled)
         self.activation = ACTIVATIONS[activation](xp, slabs)
-        self.means = xp.full(slabs.shape[1], 1 / slabs.shape[1], slabs.dtype)
+        self.rows_of_slabs = self.rows[:, None, None, :, None]
 
     def forward(self) -> None:
         """Fill `pooled`."""
+        xp, rows, (first, *others) = self.xp, self.rows, self.places
         self.activation.forward()
-        self.xp.matmul(self.means, self.slabs, out=self.rows)
+        xp.copyto(rows, first)
+        for place in others:
+            xp.add(rows, place, out=rows)
+        xp.multiply(rows, 1 / len(self.places), out=rows)
 
     def backward(self, output_grad: Any) -> None:
         """Turn the slabs into their gradient; `pooled` is overwritten."""
-        self.xp.multiply(output_grad, 1 / self.slabs.shape[1], out=self.pooled)
-        self.activation.backward(self.rows[:, None])
+        self.xp.multiply(output_grad, 1 / len(self.places), out=self.pooled)
+        self.activation.backward(self.rows_of_slabs)
 
 
 class MaxPool:
@@ -393,16 +423,19 @@ class MaxPool:
     """
 
     def __init__(self, xp: ModuleType, activation: str, slabs: Any, pooled: Any) -> None:
-        self.xp, self.slabs, self.pooled = xp, slabs, pooled
+        self.xp = xp
+        self.rows, self.places = _pooling_windows(slabs, pooled)
         self.activation = ACTIVATIONS[activation](xp, pooled)
-        self.largest = zeros(xp, (len(pooled), slabs.shape[2]), slabs.dtype)
-        self.is_largest = zeros(xp, self.largest.shape, bool)
-        self.rows = pooled.reshape(self.largest.shape)
+        self.largest = zeros(xp, self.rows.shape, slabs.dtype)
+        self.is_largest = zeros(xp, self.rows.shape, bool)
 
     def forward(self) -> None:
         """Fill `pooled`."""
-        self.xp.max(self.slabs, axis=1, out=self.largest)
-        self.xp.copyto(self.rows, self.largest)
+        xp, largest, (first, *others) = self.xp, self.largest, self.places
+        xp.copyto(largest, first)
+        for place in others:
+            xp.maximum(largest, place, out=largest)
+        xp.copyto(self.rows, largest)
         self.activation.forward()
 
     def backward(self, output_grad: Any) -> None:
@@ -412,12 +445,24 @@ class MaxPool:
         """
         xp, rest = self.xp, self.rows
         self.activation.backward(output_grad)
-        *places, last = self.slabs.transpose(1, 0, 2)
+        *places, last = self.places
         for slab in places:
             xp.equal(slab, self.largest, out=self.is_largest)
             xp.multiply(rest, self.is_largest, out=slab)
             xp.subtract(rest, slab, out=rest)
         xp.copyto(last, rest)
+
+
+def _pooling_windows(slabs: Any, pooled: Any) -> tuple[Any, list[Any]]:
+    """View what comes out of pooling, and each place of its windows, as (H_out, C_out, W_out * N)."""
+    Y, n_rows, n_merged, C_out, n_columns, _ = slabs.shape
+    places = [
+        slabs[:, row, merged, :, column]
+        for row in range(n_rows)
+        for merged in range(n_merged)
+        for column in range(n_columns)
+    ]
+    return pooled.reshape(Y, C_out, -1), places
 
 
 _POOLS: dict[str, type[AveragePool | MaxPool]] = {"avg": AveragePool, "max": MaxPool}
