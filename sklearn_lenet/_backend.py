@@ -3,9 +3,10 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
+from itertools import product
 from math import prod
 from pathlib import Path
 from traceback import walk_tb
@@ -51,8 +52,27 @@ def total_memory() -> int:
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
+def _blas() -> list[tuple[Callable[[], int], Callable[[int], Any]]]:
+    """Give, for each BLAS, the functions that read and set its number of threads."""
+    controller = ThreadpoolController().select(user_api="blas")
+    return [_thread_functions(library) for library in controller.lib_controllers]
+
+
+def _thread_functions(library: Any) -> tuple[Callable[[], int], Callable[[int], Any]]:
+    """Give OpenBLAS' own functions, and threadpoolctl's for any other BLAS.
+
+    threadpoolctl looks each of them up at every call, which takes longer than a small product, and
+    from 3.8 on lets one thread alone set them: the first to do so, which need not be the last.
+    """
+    if library.internal_api == "openblas" and library.threading_layer != "openmp":
+        for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
+            with suppress(AttributeError):
+                get, set_ = (
+                    getattr(library.dynlib, f"{prefix}openblas_{verb}_num_threads{suffix}")
+                    for verb in ("get", "set")
+                )
+                return get, set_
+    return library.get_num_threads, library.set_num_threads
 
 
 def available_cores() -> int:
@@ -68,7 +88,7 @@ def available_cores() -> int:
 class _SingleThreadedBLAS:
     """Hold BLAS at one thread while there are users; the last restores what the first found.
 
-    Each step may be followed by another user's `enter` and `leave` in the same thread, whom a
+    Each step may be followed by another user's entering and leaving in the same thread, whom a
     signal's handler or a destructor calls, and in the child of a fork it may be the last one.
     """
 
@@ -83,7 +103,7 @@ class _SingleThreadedBLAS:
         with self._lock:
             return self._read() if self._original is None else self._original
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self._lock:
             found = self._read()
             self._mine.n = getattr(self._mine, "n", 0) + 1
@@ -93,7 +113,7 @@ class _SingleThreadedBLAS:
             if any(n != 1 for n in found):
                 self._set([1] * len(found))
 
-    def leave(self) -> None:
+    def __exit__(self, *exception: Any) -> None:
         with self._lock:
             self._mine.n -= 1
             self._n_users -= 1
@@ -113,26 +133,12 @@ class _SingleThreadedBLAS:
 
     @staticmethod
     def _read() -> list[int]:
-        return [library.num_threads for library in _blas().lib_controllers]
+        return [read() for read, _ in _blas()]
 
     @staticmethod
     def _set(numbers: list[int]) -> None:
-        """Set each library's number of threads.
-
-        threadpoolctl >= 3.8 lets one thread alone set OpenBLAS': the first to enter, which need not
-        be the last to leave.
-        """
-        _give_up_control()
-        for library, number in zip(_blas().lib_controllers, numbers, strict=True):
-            library.set_num_threads(number)
-        _give_up_control()
-
-
-def _give_up_control() -> None:
-    """Let any thread set the number of BLAS' threads."""
-    for library in _blas().lib_controllers:
-        if hasattr(library, "clear_controlling_thread"):
-            library.clear_controlling_thread(force=True)
+        for (_, set_), number in zip(_blas(), numbers, strict=True):
+            set_(number)
 
 
 _single_threaded = _SingleThreadedBLAS()
@@ -140,14 +146,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_single_threaded.forked)
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
+def single_threaded_blas() -> _SingleThreadedBLAS:
     """Hold BLAS at one thread: its own threads wait for each other longer than they compute."""
-    _single_threaded.enter()
-    try:
-        yield
-    finally:
-        _single_threaded.leave()
+    return _single_threaded
 
 
 def call_of_user(name: str, function: Callable, *arguments: Any) -> Any:
@@ -237,11 +238,9 @@ def _find_cuda_device(number: str) -> int:
     return int(number) if number else int(runtime.getDevice())
 
 
-@contextmanager
-def current_device(number: int | None) -> Iterator[None]:
+def current_device(number: int | None) -> AbstractContextManager:
     """Make a CUDA device the current one: CuPy computes there. None, the CPU, leaves it."""
-    with nullcontext() if number is None else import_cupy().cuda.Device(number):
-        yield
+    return nullcontext() if number is None else import_cupy().cuda.Device(number)
 
 
 def is_cupy(array: Any) -> bool:

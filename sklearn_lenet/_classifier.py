@@ -612,7 +612,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     def _prediction_device(self) -> Iterator[int | None]:
         """Find the device to predict on, and enter it; a model goes wherever its file goes."""
         with Uninterrupted():
-            check_is_fitted(self)
+            if not self.__sklearn_is_fitted__():  # which takes less time to ask
+                check_is_fitted(self)
             check_parameters(self, "device", "n_jobs")
             try:
                 device = find_device(self.device)
@@ -629,7 +630,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         """
         X = check_images(self, X)
         check_range(X, None, layout_of(self), ranges_of(self))
-        workers = min(n_workers(self), ceil(len(X) / SHARD_SIZE))
+        n_shards = ceil(len(X) / SHARD_SIZE)
+        workers = min(n_workers(self), n_shards) if n_shards > 1 else 1
         with self._engine(self._parameters, workers, device) as engine:
             log_proba = log_probabilities(engine.xp, engine.predict_logits(X))
             if not is_cupy(X):

@@ -1,12 +1,13 @@
 """Mini-batches through the network: shards, worker threads, gradients, steps and predictions."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -27,6 +28,10 @@ SHARD_SIZE = 64
 # Shards whose gradients exist at the same time, at most: memory does not grow with the size of a
 # mini-batch.
 _SHARDS_AT_ONCE = 4
+
+
+# Predictors that are kept for later predictions, and bytes in each of them, at most
+_SPARES, _BYTES_OF_SPARE = 4, 10 * 2**20
 
 
 class Workers:
@@ -183,6 +188,73 @@ class TakenRows:
         return self.X[self.rows[part]]
 
 
+class Predictor:
+    """A network that only predicts, and takes up parameters where they are others than before.
+
+    Making one takes longer than a row's way through it. So those that are not too large are kept,
+    by `give_back`, for whoever predicts next by the same kind of network, of any model. What has
+    been taken is the caller's alone.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    architecture : Architecture
+    layout : ImageLayout
+    dtype : dtype
+    n_samples : int
+        That are predicted at once.
+    """
+
+    _spares: ClassVar[deque["Predictor"]] = deque(maxlen=_SPARES)
+
+    def __init__(
+        self,
+        xp: Any,
+        architecture: Architecture,
+        layout: ImageLayout,
+        dtype: np.dtype,
+        n_samples: int,
+    ) -> None:
+        self.xp, self.kind = xp, (architecture, layout, dtype, n_samples)
+        n_numbers = architecture.n_numbers(n_samples) + architecture.n_parameters
+        self.is_kept = xp is np and n_numbers * dtype.itemsize <= _BYTES_OF_SPARE
+        self.parameters = zeros(xp, (architecture.n_parameters,), dtype)
+        self.network = Network(xp, architecture, self.parameters, None, n_samples)
+        self.loader = ImageLoader(xp, layout, self.network.images)
+
+    @classmethod
+    def take(cls, xp: Any, *kind: Any) -> "Predictor":
+        """Give a spare one, or make one."""
+        others = []
+        try:
+            while xp is np:
+                spare = cls._spares.pop()
+                if spare.kind == kind:
+                    return spare
+                others.append(spare)
+        except IndexError:  # there are no more
+            pass
+        finally:
+            cls._spares.extend(reversed(others))
+        return cls(xp, *kind)
+
+    def give_back(self) -> None:
+        """Leave it for the next."""
+        if self.is_kept:
+            self._spares.append(self)
+
+    def predict(self, parameters: Any, rows: Any) -> Network:
+        """Take rows through the network, with these parameters."""
+        # A device would have to be waited for
+        if self.xp is not np or not np.array_equal(self.parameters, parameters):
+            self.xp.copyto(self.parameters, parameters)
+            self.network.lay_out()
+        self.loader.load(rows)
+        self.network.forward()
+        return self.network
+
+
 class Engine:
     """Train and predict with one network; here on the CPU, a device's engine inherits from it.
 
@@ -226,7 +298,9 @@ class Engine:
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers, self.objective = n_workers, objective
         self.n_samples_seen = 0
-        self._networks: dict[tuple[int, int, bool], tuple[Network, ImageLoader]] = {}
+        # For each worker and number of samples
+        self._networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
+        self._predictors: dict[tuple[int, int], Predictor] = {}
         # Vectors as long as the parameters, made when the first gradient is wanted
         self._worker_gradients: list[Any] = []
         self._gradients: list[Any] = []
@@ -242,6 +316,10 @@ class Engine:
 
     def __exit__(self, *exception: Any) -> None:
         self._resources.close()
+        if exception == (None, None, None):
+            for predictor in self._predictors.values():
+                predictor.give_back()
+        self._predictors.clear()
 
     def _take(self, resources: ExitStack) -> None:
         """Take what is needed within the block."""
@@ -323,7 +401,8 @@ class Engine:
 
         def work(worker: int, number: int) -> None:
             shard = group[number]
-            network, loader = self._network(worker, shard.stop - shard.start, trains=True)
+            network, loader = self._network(worker, shard.stop - shard.start)
+            network.lay_out()
             loader.load(rows[shard], None if draws is None else draws[shard])
             network.forward()
             losses[number] = softmax_cross_entropy(
@@ -386,16 +465,17 @@ class Engine:
     def _predict(self, X: Any, rows: np.ndarray | None, name: str) -> Any:
         """Take rows forward, and give what the network calls `name`."""
         n_rows = len(X) if rows is None else len(rows)
-        n_outputs = self.architecture.weight_shapes()[-1][name == "hidden"]
+        n_outputs = self.architecture.n_classes
+        if name == "hidden":
+            n_outputs = self.architecture.weight_shapes()[-1][1]
         outputs = self.xp.empty((n_rows, n_outputs), self.parameters.dtype)
 
         def work(worker: int, number: int) -> None:
             shard = slice(
                 number * self.samples_at_once, min((number + 1) * self.samples_at_once, len(batch))
             )
-            network, loader = self._network(worker, shard.stop - shard.start, trains=False)
-            loader.load(batch[shard])
-            network.forward()
+            predictor = self._predictor(worker, shard.stop - shard.start)
+            network = predictor.predict(self.parameters, batch[shard])
             self.xp.copyto(outputs[begin:][shard], getattr(network, name).T)
 
         begin = 0
@@ -414,16 +494,24 @@ class Engine:
         self._worker_gradients = vectors(min(self.n_workers, self.shards_at_once))
         self._gradients = vectors(self.shards_at_once + 1)
 
-    def _network(self, worker: int, n_samples: int, trains: bool) -> tuple[Network, ImageLoader]:
-        """Return the worker's own network for `n_samples` samples, made when first wanted."""
-        key = worker, n_samples, trains
+    def _network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
+        """Return the worker's own network to train with, made when first wanted."""
+        key = worker, n_samples
         if key not in self._networks:
-            gradient = self._worker_gradients[worker] if trains else None
+            gradient = self._worker_gradients[worker]
             network = Network(self.xp, self.architecture, self.parameters, gradient, n_samples)
-            augmentation = self.objective.augmentation if trains else NO_AUGMENTATION
+            augmentation = self.objective.augmentation
             loader = ImageLoader(self.xp, self.layout, network.images, augmentation)
             self._networks[key] = network, loader
         return self._networks[key]
+
+    def _predictor(self, worker: int, n_samples: int) -> Predictor:
+        """Return the worker's own network to predict with, taken when first wanted."""
+        key = worker, n_samples
+        if key not in self._predictors:
+            kind = self.architecture, self.layout, self.parameters.dtype, n_samples
+            self._predictors[key] = Predictor.take(self.xp, *kind)
+        return self._predictors[key]
 
 
 def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

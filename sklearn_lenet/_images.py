@@ -346,7 +346,7 @@ def image_moments(rows: np.ndarray, layout: ImageLayout) -> tuple[np.ndarray, np
     with np.errstate(all="ignore"):
         scaled = np.subtract(rows, layout.mean, dtype=dtype)
         np.multiply(scaled, layout.scale, out=scaled)
-        means = scaled.sum(axis=1) / layout.n_features
+        means = np.add.reduce(scaled, axis=1) / layout.n_features
         squares = np.vecdot(scaled, scaled) / layout.n_features
         return means, np.sqrt(np.maximum(squares - means * means, 0))
 

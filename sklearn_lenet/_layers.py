@@ -9,7 +9,7 @@ every matrix product are (position, sample), so that no layer has to transpose f
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from math import ceil
 from types import ModuleType
@@ -185,7 +185,7 @@ class KernelMatrix:
         n_parameters, dtype = weight.size + bias.size, weight.dtype
 
         # Each entry of the matrix is one of the parameters, or the 0 behind them
-        rows, columns = self._places()
+        rows, columns = _places(shape)
         sources = np.full((shape.merged**2 * len(bias), shape.lines_of_patch), n_parameters)
         sources[rows, columns] = np.arange(n_parameters)
         self.sources = xp.asarray(sources)
@@ -208,30 +208,8 @@ class KernelMatrix:
         self.ones = xp.ones(len(rows), dtype)
         self.parameters_grad = zeros(xp, (n_parameters,), dtype)
 
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find the rows and columns of the matrix that the parameters stand in.
-
-        Returns
-        -------
-        rows, columns : integer ndarrays of shape (m * m, n_parameters)
-            For the weights, then the biases, at each merged place.
-        """
-        shape = self.shape
-        k, s, m, K = shape.kernel_size, shape.stride, shape.merged, shape.patch_size
-        C_in, C_out = shape.in_channels, shape.out_channels
-        i, j, o, c, u, v = np.ogrid[:m, :m, :C_out, :C_in, :k, :k]
-        block, row = np.divmod(s * i + u, shape.patch_step)
-        column = block * shape.lines_of_block + 1 + (row * C_in + c) * K + s * j + v
-        row = (i * m + j) * C_out + o
-        biases = row.reshape(m * m, C_out)
-        rows, columns = (
-            np.broadcast_to(index, (m, m, C_out, C_in, k, k)).reshape(m * m, -1)
-            for index in (row, column)
-        )
-        return np.hstack([rows, biases]), np.hstack([columns, np.zeros_like(biases)])
-
     def lay_out(self) -> None:
-        """Fill `matrix` and `stack`."""
+        """Fill `matrix` and `stack`, as the parameters are now."""
         xp, weight = self.xp, self.weight
         xp.copyto(self.parameters[: weight.size].reshape(weight.shape), weight)
         xp.copyto(self.parameters[weight.size : -1], self.bias)
@@ -246,6 +224,29 @@ class KernelMatrix:
         xp.matmul(self.ones, self.copies_grad, out=self.parameters_grad)
         xp.copyto(weight_grad, self.parameters_grad[: weight_grad.size].reshape(weight_grad.shape))
         xp.copyto(self.bias_grad, self.parameters_grad[weight_grad.size :])
+
+
+@lru_cache(maxsize=16)
+def _places(shape: ConvPoolShape) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rows and columns of a `KernelMatrix` that the parameters stand in.
+
+    Returns
+    -------
+    rows, columns : integer ndarrays of shape (m * m, n_parameters)
+        For the weights, then the biases, at each merged place.
+    """
+    k, s, m, K = shape.kernel_size, shape.stride, shape.merged, shape.patch_size
+    C_in, C_out = shape.in_channels, shape.out_channels
+    i, j, o, c, u, v = np.ogrid[:m, :m, :C_out, :C_in, :k, :k]
+    block, row = np.divmod(s * i + u, shape.patch_step)
+    column = block * shape.lines_of_block + 1 + (row * C_in + c) * K + s * j + v
+    row = (i * m + j) * C_out + o
+    biases = row.reshape(m * m, C_out)
+    rows, columns = (
+        np.broadcast_to(index, (m, m, C_out, C_in, k, k)).reshape(m * m, -1)
+        for index in (row, column)
+    )
+    return np.hstack([rows, biases]), np.hstack([columns, np.zeros_like(biases)])
 
 
 class ConvPool:
@@ -355,7 +356,6 @@ class ConvPool:
     def forward(self) -> None:
         """Fill `output`."""
         xp = self.xp
-        self.kernels.lay_out()
         xp.copyto(self.block_pixels, self.pixels)
         xp.matmul(self.kernels.matrix, self.patches, out=self.maps)  # maps[r]
         self.pool.forward()
@@ -398,12 +398,11 @@ class AveragePool:
 
     def forward(self) -> None:
         """Fill `pooled`."""
-        xp, rows, (first, *others) = self.xp, self.rows, self.places
+        xp, rows, (total, *others) = self.xp, self.rows, self.places
         self.activation.forward()
-        xp.copyto(rows, first)
         for place in others:
-            xp.add(rows, place, out=rows)
-        xp.multiply(rows, 1 / len(self.places), out=rows)
+            total = xp.add(total, place, out=rows)
+        xp.multiply(total, 1 / len(self.places), out=rows)
 
     def backward(self, output_grad: Any) -> None:
         """Turn the slabs into their gradient; `pooled` is overwritten."""
@@ -431,10 +430,9 @@ class MaxPool:
 
     def forward(self) -> None:
         """Fill `pooled`."""
-        xp, largest, (first, *others) = self.xp, self.largest, self.places
-        xp.copyto(largest, first)
+        xp, (largest, *others) = self.xp, self.places
         for place in others:
-            xp.maximum(largest, place, out=largest)
+            largest = xp.maximum(largest, place, out=self.largest)
         xp.copyto(self.rows, largest)
         self.activation.forward()
 
@@ -454,7 +452,7 @@ class MaxPool:
 
 
 def _pooling_windows(slabs: Any, pooled: Any) -> tuple[Any, list[Any]]:
-    """View what comes out of pooling, and each place of its windows, as (H_out, C_out, W_out * N)."""
+    """View what comes out of pooling, and each place of a window, as (H_out, C_out, W_out * N)."""
     Y, n_rows, n_merged, C_out, n_columns, _ = slabs.shape
     places = [
         slabs[:, row, merged, :, column]

@@ -4,7 +4,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 
 def log_softmax(xp: ModuleType, logits: Any) -> None:
@@ -30,11 +29,9 @@ def log_probabilities(xp: ModuleType, logits: Any) -> Any:
     -------
     log_proba : array of shape (n_samples, n_classes)
     """
-    logits = logits.astype(np.float64)
-    if xp is np:
-        return scipy.special.log_softmax(logits, axis=1)
-    log_softmax(xp, logits.T)
-    return logits
+    log_proba = logits.astype(np.float64)
+    log_softmax(xp, log_proba.T)
+    return log_proba
 
 
 def softmax_cross_entropy(

@@ -154,7 +154,7 @@ class Network:
     Attributes
     ----------
     images : array of shape (H, C, W, N)
-        To be filled before `forward`.
+        To be filled before `forward`; and `lay_out` called, where parameters have changed.
     layers : list of ConvPool and Dense
         In the order of `forward`.
     hidden : array of shape (n_inputs, N)
@@ -191,6 +191,7 @@ class Network:
         features, features_grad = zeros(xp, sizes, dtype), zeros(xp, sizes, dtype)
 
         self.layers: list[ConvPool | Dense] = []
+        self._kernels: list[KernelMatrix] = []
         images, self.images = padded(shapes[0])
         images_grad = None  # nobody wants the gradient with respect to the first layer's input
         for shape, following, of_layer in zip(shapes, [*shapes[1:], None], arrays, strict=False):
@@ -203,6 +204,7 @@ class Network:
                 if trains:
                     next_images_grad, output_grad = padded(following)
             kernels = KernelMatrix(xp, shape, *of_layer)
+            self._kernels.append(kernels)
             of_architecture = architecture.pooling, architecture.activation
             self.layers.append(
                 ConvPool(xp, kernels, *of_architecture, images, images_grad, output, output_grad)
@@ -222,6 +224,12 @@ class Network:
             )
             vector, vector_grad = output, output_grad
         self.logits = vector
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Take up the parameters, which convolutions read in an order of their own."""
+        for kernels in self._kernels:
+            kernels.lay_out()
 
     def forward(self) -> None:
         """Fill `logits`."""

@@ -1,6 +1,7 @@
 """Mini-batches: gradients and steps, the same bits for any number of workers, and tidy threads."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import cycle
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
-from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, Workers
+from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, Predictor, Workers
 from sklearn_lenet._images import ImageLayout
 from sklearn_lenet._optimizers import SGD, Adam
 
@@ -44,6 +45,11 @@ def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, o
     generator = np.random.default_rng(0)
     samples, batches = Data(X, y, weights, order), MiniBatches(order, batch_size, rates)
     return engine.train_epoch(samples, batches, optimizer, generator)()
+
+
+def predict(X, parameters=None, **keywords):
+    with make_engine(parameters, n_workers=1, **keywords) as engine:
+        return engine.predict_logits(X)
 
 
 class Delayed(np.ndarray):
@@ -362,6 +368,66 @@ class TestPredictions:
         parameters.flags.writeable = False
         with make_engine(parameters) as engine:
             engine.predict_logits(X)
+
+
+class TestSpares:
+    @pytest.fixture(autouse=True)
+    def none_at_first(self):
+        Predictor._spares.clear()
+
+    @pytest.mark.parametrize("n_samples", [1, 40, 100])
+    def test_networks_that_served_others_give_the_same_bits(self, n_samples):
+        X, _, _ = data(n_samples)
+        vectors = [random_parameters(ARCHITECTURE, seed=seed) for seed in range(3)]
+        fresh = []
+        for parameters in vectors:
+            Predictor._spares.clear()
+            fresh.append(predict(X, parameters))
+        for number in (0, 1, 1, 2, 0):
+            np.testing.assert_array_equal(predict(X, vectors[number]), fresh[number])
+        other = replace(LAYOUT, mean=LAYOUT.mean + 0.1)
+        assert not np.array_equal(predict(X, vectors[0], layout=other), fresh[0])
+
+    def test_parameters_changed_in_place(self):
+        X, _, _ = data(1)
+        parameters = random_parameters(ARCHITECTURE)
+        with make_engine(parameters) as engine:
+            before = engine.predict_logits(X)
+            parameters[0] += 1  # of the first convolution, whose kernels are laid out
+            within = engine.predict_logits(X)
+        parameters[-1] += 1
+        after = predict(X, parameters)
+        assert not np.array_equal(before, within)
+        Predictor._spares.clear()
+        np.testing.assert_array_equal(after, predict(X, parameters))
+
+    def test_few_and_small_ones_are_kept(self):
+        for n_samples in range(1, 64):
+            predict(data(n_samples)[0])
+        assert len(Predictor._spares) == 4
+        wide = replace(ARCHITECTURE, hidden_layer_sizes=(3000, 1000))
+        kept = list(Predictor._spares)
+        predict(data(1)[0], architecture=wide)
+        assert list(Predictor._spares) == kept
+
+    def test_none_is_kept_after_an_exception(self):
+        def fail():
+            with make_engine() as engine:
+                engine.predict_logits(data(3)[0])
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            fail()
+        assert not Predictor._spares
+
+    def test_threads_never_share_one(self):
+        X, _, _ = data(3)
+        vectors = [random_parameters(ARCHITECTURE, seed=seed) for seed in range(3)]
+        expected = [predict(X, parameters) for parameters in vectors]
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda n: predict(X, vectors[n % 3]), range(300)))
+        for n, logits in enumerate(found):
+            np.testing.assert_array_equal(logits, expected[n % 3])
 
 
 class TestWorkers:

@@ -242,6 +242,7 @@ class TestBuffers:
         network.backward()
 
         parameters[...] = random_parameters(architecture, seed=1)
+        network.lay_out()
         images = random_images(architecture, 4, seed=1)
         pixels(network.images)[...] = images
         network.forward()

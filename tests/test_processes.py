@@ -83,13 +83,13 @@ def test_children_of_a_fork():
 def test_fork_within_a_fit(tidy):  # noqa: F811
     """The thread that forks keeps what it holds; others' are forgotten, and their lock."""
     blas = _backend._SingleThreadedBLAS()
-    thread = threading.Thread(target=blas.enter)
+    thread = threading.Thread(target=blas.__enter__)
     thread.start()
     thread.join()
-    blas.enter()
+    blas.__enter__()
     blas.forked()
     assert blas_threads() == {1}
-    blas.leave()
+    blas.__exit__()
     assert blas_threads() == {3}
 
 
@@ -103,8 +103,8 @@ def test_user_within_a_user(tidy):  # noqa: F811
         steps += 1
         if not busy:
             busy = True
-            blas.enter()
-            blas.leave()
+            blas.__enter__()
+            blas.__exit__()
             busy = False
 
     def disturb(method):
@@ -117,9 +117,9 @@ def test_user_within_a_user(tidy):  # noqa: F811
         return disturbed
 
     blas._set, blas._read = disturb(blas._set), disturb(blas._read)
-    blas.enter()
+    blas.__enter__()
     assert blas_threads() == {1}
-    blas.leave()
+    blas.__exit__()
     assert blas_threads() == {3}
     assert steps > 4
 
