@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from queue import SimpleQueue
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from ._network import Architecture, Network
 from ._optimizers import Optimizer
 
 # Samples that go through a network at once, at most: with more, what they need leaves the cache;
-# with fewer, the many calls of NumPy weigh more. A mini-batch of no more, but more than half as
-# many, is cut in two, so that there is work for two threads.
+# with fewer, the many calls of NumPy weigh more. A mini-batch of just as many is cut in two, so
+# that there is work for two threads.
 SHARD_SIZE = 64
 
 # Shards whose gradients exist at the same time, at most: memory does not grow with the size of a
@@ -30,7 +30,7 @@ SHARD_SIZE = 64
 _SHARDS_AT_ONCE = 4
 
 
-# Predictors that are kept for later predictions, and bytes in each of them, at most
+# Shards' networks that are kept for later use, and bytes in each of them, at most
 _SPARES, _BYTES_OF_SPARE = 4, 10 * 2**20
 
 
@@ -188,71 +188,84 @@ class TakenRows:
         return self.X[self.rows[part]]
 
 
-class Predictor:
-    """A network that only predicts, and takes up parameters where they are others than before.
+class Size(NamedTuple):
+    """What the buffers of a shard's network depend on."""
 
-    Making one takes longer than a row's way through it. So those that are not too large are kept,
-    by `give_back`, for whoever predicts next by the same kind of network, of any model. What has
-    been taken is the caller's alone.
+    architecture: Architecture
+    layout: ImageLayout
+    dtype: np.dtype
+    n_samples: int
+    trains: bool
+
+
+class ShardNetwork:
+    """A network for shards of one size.
+
+    Making one takes longer than a row's way through it. So small ones are kept, by `give_back`, for
+    whoever next needs one of that size, for any model. What has been taken is the caller's alone.
 
     Parameters
     ----------
     xp : module
         numpy or cupy.
-    architecture : Architecture
-    layout : ImageLayout
-    dtype : dtype
-    n_samples : int
-        That are predicted at once.
+    size : Size
+    parameters : array of shape (n_parameters,)
+        Read by `take_up`.
+    augmentation : Augmentation
+
+    Attributes
+    ----------
+    network : Network
+    loader : ImageLoader
+    gradient : array of shape (n_parameters,) or None
+        Filled by the network's `backward`; None where `size.trains` is not.
     """
 
-    _spares: ClassVar[deque["Predictor"]] = deque(maxlen=_SPARES)
+    _spares: ClassVar[deque["ShardNetwork"]] = deque(maxlen=_SPARES)
 
-    def __init__(
-        self,
-        xp: Any,
-        architecture: Architecture,
-        layout: ImageLayout,
-        dtype: np.dtype,
-        n_samples: int,
-    ) -> None:
-        self.xp, self.kind = xp, (architecture, layout, dtype, n_samples)
-        n_numbers = architecture.n_numbers(n_samples) + architecture.n_parameters
-        self.is_kept = xp is np and n_numbers * dtype.itemsize <= _BYTES_OF_SPARE
-        self.parameters = zeros(xp, (architecture.n_parameters,), dtype)
-        self.network = Network(xp, architecture, self.parameters, None, n_samples)
-        self.loader = ImageLoader(xp, layout, self.network.images)
+    def __init__(self, xp: Any, size: Size, parameters: Any, augmentation: Augmentation) -> None:
+        architecture, layout, dtype, n_samples, trains = size
+        self.xp, self.size = xp, size
+        n_numbers = architecture.n_numbers(n_samples) + 2 * architecture.n_parameters
+        is_small = n_numbers * dtype.itemsize <= _BYTES_OF_SPARE
+        self._is_kept = xp is np and is_small and augmentation is NO_AUGMENTATION
+        # Those of one model alone would not do for others
+        self.parameters = zeros(xp, parameters.shape, dtype) if self._is_kept else parameters
+        self.gradient = zeros(xp, parameters.shape, dtype) if trains else None
+        self.network = Network(xp, architecture, self.parameters, self.gradient, n_samples)
+        self.loader = ImageLoader(xp, layout, self.network.images, augmentation)
 
     @classmethod
-    def take(cls, xp: Any, *kind: Any) -> "Predictor":
+    def take(
+        cls, xp: Any, size: Size, parameters: Any, augmentation: Augmentation
+    ) -> "ShardNetwork":
         """Give a spare one, or make one."""
         others = []
         try:
-            while xp is np:
+            while xp is np and augmentation is NO_AUGMENTATION:
                 spare = cls._spares.pop()
-                if spare.kind == kind:
+                if spare.size == size:
                     return spare
                 others.append(spare)
         except IndexError:  # there are no more
             pass
         finally:
             cls._spares.extend(reversed(others))
-        return cls(xp, *kind)
+        return cls(xp, size, parameters, augmentation)
 
     def give_back(self) -> None:
         """Leave it for the next."""
-        if self.is_kept:
+        if self._is_kept:
             self._spares.append(self)
 
-    def predict(self, parameters: Any, rows: Any) -> Network:
-        """Take rows through the network, with these parameters."""
-        # A device would have to be waited for
-        if self.xp is not np or not np.array_equal(self.parameters, parameters):
+    def take_up(self, parameters: Any) -> None:
+        """Have the network compute with these parameters."""
+        if self.parameters is not parameters:
+            # Every step changes them, but hardly anything between two predictions
+            if not self.size.trains and np.array_equal(self.parameters, parameters):
+                return
             self.xp.copyto(self.parameters, parameters)
-            self.network.lay_out()
-        self.loader.load(rows)
-        self.network.forward()
-        return self.network
+        self.network.lay_out()
 
 
 class Engine:
@@ -298,11 +311,9 @@ class Engine:
         self.architecture, self.layout, self.parameters = architecture, layout, parameters
         self.n_workers, self.objective = n_workers, objective
         self.n_samples_seen = 0
-        # For each worker and number of samples
-        self._networks: dict[tuple[int, int], tuple[Network, ImageLoader]] = {}
-        self._predictors: dict[tuple[int, int], Predictor] = {}
-        # Vectors as long as the parameters, made when the first gradient is wanted
-        self._worker_gradients: list[Any] = []
+        # Of each worker, for each number of samples, to train or not
+        self._networks: dict[tuple[int, int, bool], ShardNetwork] = {}
+        # Of each shard, and one more, made when the first is wanted
         self._gradients: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -317,9 +328,9 @@ class Engine:
     def __exit__(self, *exception: Any) -> None:
         self._resources.close()
         if exception == (None, None, None):
-            for predictor in self._predictors.values():
-                predictor.give_back()
-        self._predictors.clear()
+            for of_shard in self._networks.values():
+                of_shard.give_back()
+        self._networks.clear()
 
     def _take(self, resources: ExitStack) -> None:
         """Take what is needed within the block."""
@@ -396,20 +407,22 @@ class Engine:
         """Compute the gradient of the weighted sum of the rows' losses; `loss` += that sum."""
         xp, smoothing = self.xp, self.objective.label_smoothing
         if not self._gradients:
-            self._make_vectors()
+            shape, dtype = self.parameters.shape, self.parameters.dtype
+            self._gradients = [zeros(xp, shape, dtype) for _ in range(self.shards_at_once + 1)]
         losses: list[Any] = [None] * self.shards_at_once
 
         def work(worker: int, number: int) -> None:
             shard = group[number]
-            network, loader = self._network(worker, shard.stop - shard.start)
-            network.lay_out()
-            loader.load(rows[shard], None if draws is None else draws[shard])
+            of_shard = self._network(worker, shard.stop - shard.start, trains=True)
+            of_shard.take_up(self.parameters)
+            of_shard.loader.load(rows[shard], None if draws is None else draws[shard])
+            network = of_shard.network
             network.forward()
             losses[number] = softmax_cross_entropy(
                 xp, network.logits, labels[shard], shares[shard], smoothing
             )
             network.backward()
-            xp.copyto(places[number], self._worker_gradients[worker])
+            xp.copyto(places[number], of_shard.gradient)
 
         # The first shard's place takes the sum: the shards after the first ones have the others
         shards = even_slices(len(rows), ceil(len(rows) / self._shard_size(len(rows))))
@@ -426,9 +439,8 @@ class Engine:
 
     def _shard_size(self, n_samples: int) -> int:
         """Give how many samples of such a mini-batch go through a network at once, at most."""
-        return (
-            self.samples_at_once if n_samples > self.samples_at_once else self.samples_at_once // 2
-        )
+        most = self.samples_at_once
+        return most // 2 if n_samples == most else most
 
     def predict_logits(self, X: Any, rows: np.ndarray | None = None) -> Any:
         """Compute the logits: the last layer's outputs.
@@ -474,9 +486,11 @@ class Engine:
             shard = slice(
                 number * self.samples_at_once, min((number + 1) * self.samples_at_once, len(batch))
             )
-            predictor = self._predictor(worker, shard.stop - shard.start)
-            network = predictor.predict(self.parameters, batch[shard])
-            self.xp.copyto(outputs[begin:][shard], getattr(network, name).T)
+            of_shard = self._network(worker, shard.stop - shard.start, trains=False)
+            of_shard.take_up(self.parameters)
+            of_shard.loader.load(batch[shard])
+            of_shard.network.forward()
+            self.xp.copyto(outputs[begin:][shard], getattr(of_shard.network, name).T)
 
         begin = 0
         for batch in self._rows(X, rows, self.rows_at_once):
@@ -484,34 +498,14 @@ class Engine:
             begin += len(batch)
         return outputs
 
-    def _make_vectors(self) -> None:
-        """Make a vector for the gradient of each worker, of each shard, and one more."""
-
-        def vectors(n: int) -> list[Any]:
-            shape, dtype = self.parameters.shape, self.parameters.dtype
-            return [zeros(self.xp, shape, dtype) for _ in range(n)]
-
-        self._worker_gradients = vectors(min(self.n_workers, self.shards_at_once))
-        self._gradients = vectors(self.shards_at_once + 1)
-
-    def _network(self, worker: int, n_samples: int) -> tuple[Network, ImageLoader]:
-        """Return the worker's own network to train with, made when first wanted."""
-        key = worker, n_samples
+    def _network(self, worker: int, n_samples: int, trains: bool) -> ShardNetwork:
+        """Return the worker's own network for `n_samples` samples, taken when first wanted."""
+        key = worker, n_samples, trains
         if key not in self._networks:
-            gradient = self._worker_gradients[worker]
-            network = Network(self.xp, self.architecture, self.parameters, gradient, n_samples)
-            augmentation = self.objective.augmentation
-            loader = ImageLoader(self.xp, self.layout, network.images, augmentation)
-            self._networks[key] = network, loader
+            size = Size(self.architecture, self.layout, self.parameters.dtype, n_samples, trains)
+            augmentation = self.objective.augmentation if trains else NO_AUGMENTATION
+            self._networks[key] = ShardNetwork.take(self.xp, size, self.parameters, augmentation)
         return self._networks[key]
-
-    def _predictor(self, worker: int, n_samples: int) -> Predictor:
-        """Return the worker's own network to predict with, taken when first wanted."""
-        key = worker, n_samples
-        if key not in self._predictors:
-            kind = self.architecture, self.layout, self.parameters.dtype, n_samples
-            self._predictors[key] = Predictor.take(self.xp, *kind)
-        return self._predictors[key]
 
 
 def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

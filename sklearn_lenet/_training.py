@@ -73,15 +73,18 @@ class Orders:
     def draw_ahead(self) -> None:
         """Draw the next order, by a copy of the generator."""
         ahead = deepcopy(self.generator)
-        order = ahead.permutation(self.rows) if self.shuffle else self.rows
+        order = self._draw(ahead)
         self._ahead.append((ahead.bit_generator.state, order))
 
     def take(self) -> np.ndarray:
         """Give the next order."""
         if not self._ahead:
-            self.draw_ahead()
+            return self._draw(self.generator)
         self.generator.bit_generator.state, order = self._ahead.pop()
         return order
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.permutation(self.rows) if self.shuffle else self.rows
 
 
 class Course:

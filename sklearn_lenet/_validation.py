@@ -64,14 +64,14 @@ def check_training_data(
         rows = flatten_images(X)
         if is_cupy(rows):
             rows = check_rows(estimator, rows, reset)
-            y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+            y = _check_labels(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
             check_consistent_length(rows, y)
-        else:
+        elif reset or not (_are_plain_rows(estimator, rows) and _are_plain_labels(y, len(rows))):
             checked, labels = validate_data(
                 estimator, rows, y, reset=reset, multi_output=True, dtype="numeric"
             )
             rows, y = _as_narrow_as(rows, checked), _as_narrow_as(y, labels)
-    y = _check_labels(y)
+            y = _check_labels(y)
     weights = _check_weights(sample_weight, rows)
     if reset:
         estimator.image_shape_ = _resolve_image_shape(estimator, shape, rows)
@@ -214,6 +214,11 @@ def _are_plain_rows(estimator: Any, X: Any) -> bool:
         and not hasattr(estimator, "feature_names_in_")
         and bool(np.isfinite(X).all())
     )
+
+
+def _are_plain_labels(y: Any, n_samples: int) -> bool:
+    """Tell at once of labels that they are whole numbers, one for each sample."""
+    return type(y) is np.ndarray and y.shape == (n_samples,) and y.dtype.kind in "biu"
 
 
 def check_range(
@@ -407,12 +412,13 @@ def weigh_classes(
 ) -> Data:
     """Multiply the samples' weights by their classes', and take the rows that weigh."""
     check_sum_of_weights(weights)
-    of_classes = compute_class_weight(
-        class_weight, classes=classes, y=classes[y], sample_weight=weights
-    )
-    with np.errstate(over="ignore"):
-        weights = weights * of_classes[y]
-    check_sum_of_weights(weights)
+    if class_weight is not None:
+        of_classes = compute_class_weight(
+            class_weight, classes=classes, y=classes[y], sample_weight=weights
+        )
+        with np.errstate(over="ignore"):
+            weights = weights * of_classes[y]
+        check_sum_of_weights(weights)
     rows = np.flatnonzero(weights)
     if len(rows) == 0:
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
-from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, Predictor, Workers
+from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, ShardNetwork, Workers
 from sklearn_lenet._images import ImageLayout
 from sklearn_lenet._optimizers import SGD, Adam
 
@@ -373,7 +373,7 @@ class TestPredictions:
 class TestSpares:
     @pytest.fixture(autouse=True)
     def none_at_first(self):
-        Predictor._spares.clear()
+        ShardNetwork._spares.clear()
 
     @pytest.mark.parametrize("n_samples", [1, 40, 100])
     def test_networks_that_served_others_give_the_same_bits(self, n_samples):
@@ -381,7 +381,7 @@ class TestSpares:
         vectors = [random_parameters(ARCHITECTURE, seed=seed) for seed in range(3)]
         fresh = []
         for parameters in vectors:
-            Predictor._spares.clear()
+            ShardNetwork._spares.clear()
             fresh.append(predict(X, parameters))
         for number in (0, 1, 1, 2, 0):
             np.testing.assert_array_equal(predict(X, vectors[number]), fresh[number])
@@ -398,17 +398,17 @@ class TestSpares:
         parameters[-1] += 1
         after = predict(X, parameters)
         assert not np.array_equal(before, within)
-        Predictor._spares.clear()
+        ShardNetwork._spares.clear()
         np.testing.assert_array_equal(after, predict(X, parameters))
 
     def test_few_and_small_ones_are_kept(self):
         for n_samples in range(1, 64):
             predict(data(n_samples)[0])
-        assert len(Predictor._spares) == 4
+        assert len(ShardNetwork._spares) == 4
         wide = replace(ARCHITECTURE, hidden_layer_sizes=(3000, 1000))
-        kept = list(Predictor._spares)
+        kept = list(ShardNetwork._spares)
         predict(data(1)[0], architecture=wide)
-        assert list(Predictor._spares) == kept
+        assert list(ShardNetwork._spares) == kept
 
     def test_none_is_kept_after_an_exception(self):
         def fail():
@@ -418,7 +418,7 @@ class TestSpares:
 
         with pytest.raises(LookupError):
             fail()
-        assert not Predictor._spares
+        assert not ShardNetwork._spares
 
     def test_threads_never_share_one(self):
         X, _, _ = data(3)

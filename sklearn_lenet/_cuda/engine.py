@@ -86,8 +86,7 @@ class DeviceEngine(Engine):
         """Wait for the device, and let go of all memory on it."""
         self.stream.synchronize()
         self.parameters = self._host_parameters
-        networks = self._networks, self._predictors
-        for held in (*networks, self._worker_gradients, self._gradients, self._resident):
+        for held in (self._networks, self._gradients, self._resident):
             held.clear()
 
     def _shard_size(self, n_samples: int) -> int:
