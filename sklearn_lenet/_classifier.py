@@ -94,6 +94,9 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Momentum of the solver "sgd".
     nesterovs_momentum : bool, default=True
         Whether "sgd" uses Nesterov's momentum.
+    beta_1, beta_2 : float in [0, 1), default=0.9 and 0.999
+        Decay rates of the running mean of the gradient, and of its square, of "adam" and "adamw".
+        Smaller ones, such as 0.8 and 0.95, forget sooner: for fits of one or two epochs.
     lr_schedule : {"constant", "step", "cosine", "plateau"} or callable, default="cosine"
         How the learning rate goes from epoch to epoch. "step" divides it by 10 after half of
         `max_iter`, and again after three quarters. "cosine" raises it from 0 to `lr` within the
@@ -269,6 +272,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         solver: str = "adam",
         momentum: float = 0.98,
         nesterovs_momentum: bool = True,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
         lr_schedule: str | Callable[[int], float] = "cosine",
         alpha: float = 0.0,
         ema_decay: float | None = None,
@@ -301,6 +306,8 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         self.solver = solver
         self.momentum = momentum
         self.nesterovs_momentum = nesterovs_momentum
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
         self.lr_schedule = lr_schedule
         self.alpha = alpha
         self.ema_decay = ema_decay

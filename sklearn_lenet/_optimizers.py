@@ -131,8 +131,7 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam: steps by the ratio of the gradient's running mean to its running root mean square.
 
-    Kingma and Ba (2015), algorithm 1, with its defaults beta_1 = 0.9, beta_2 = 0.999 and
-    epsilon = 1e-8.
+    Kingma and Ba (2015), algorithm 1, with its epsilon = 1e-8.
 
     With a decay, it is AdamW (Loshchilov and Hutter 2019, algorithm 2): each step also takes
     lr * decay of the weights themselves off them, whatever their gradients.
@@ -142,18 +141,27 @@ class Adam(Optimizer):
     xp : module
         numpy or cupy.
     parameters : array of shape (n_parameters,)
+    beta_1, beta_2 : float, default=0.9 and 0.999, as in the paper
+        What stays of the mean, and of the mean square, at each step; from 0 to less than 1.
     decay : float, default=0
     n_weights : int, default=0
         Number of parameters, from the first, that decay.
     """
 
     rule = "ADAM"
-    beta_1, beta_2, epsilon = 0.9, 0.999, 1e-8
+    epsilon = 1e-8
 
     def __init__(
-        self, xp: ModuleType, parameters: Any, decay: float = 0.0, n_weights: int = 0
+        self,
+        xp: ModuleType,
+        parameters: Any,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        decay: float = 0.0,
+        n_weights: int = 0,
     ) -> None:
         self.xp, self.parameters = xp, parameters
+        self.beta_1, self.beta_2 = beta_1, beta_2
         self.decay, self._weights = decay, parameters[:n_weights]
         self.mean = xp.zeros_like(parameters)
         self.mean_square = xp.zeros_like(parameters)

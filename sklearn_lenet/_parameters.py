@@ -94,6 +94,7 @@ def _either(*constraints: Constraint) -> Constraint:
 _NONE: Constraint = (lambda v: v is None, "None")
 _CALLABLE: Constraint = (callable, "a callable")
 _BOOL: Constraint = (_is_bool, "a bool")
+_BELOW_1: Constraint = (lambda v: _is_real(v) and 0 <= v < 1, "a float in the range [0.0, 1.0)")
 
 _CONSTRAINTS: dict[str, Constraint] = {
     "lr": _real(0, open_low=True),
@@ -102,12 +103,14 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "solver": _one_of("sgd", "adam", "adamw"),
     "momentum": _real(0, 1),
     "nesterovs_momentum": _BOOL,
+    "beta_1": _BELOW_1,
+    "beta_2": _BELOW_1,
     "lr_schedule": _either(_one_of("constant", "step", "cosine", "plateau"), _CALLABLE),
     "alpha": _real(0),
     "ema_decay": _either(
         (lambda v: _is_real(v) and 0 < v < 1, "a float in the range (0.0, 1.0)"), _NONE
     ),
-    "label_smoothing": (lambda v: _is_real(v) and 0 <= v < 1, "a float in the range [0.0, 1.0)"),
+    "label_smoothing": _BELOW_1,
     "augment": _either(_one_of("affine", "elastic"), _CALLABLE, _NONE),
     "conv_channels": _integers(1),
     "kernel_size": _either(_integer(1), _integers(1)),
@@ -356,7 +359,8 @@ def make_optimizer(estimator: Any, xp: Any, parameters: Any, n_weights: int) -> 
         momentum, nesterov = float(estimator.momentum), estimator.nesterovs_momentum
         optimizer = SGD(xp, parameters, momentum, nesterov)
     else:
-        optimizer = Adam(xp, parameters, _decay(estimator), n_weights)
+        beta_1, beta_2 = float(estimator.beta_1), float(estimator.beta_2)
+        optimizer = Adam(xp, parameters, beta_1, beta_2, _decay(estimator), n_weights)
     if estimator.ema_decay is None:
         return optimizer
     return WeightAverage(xp, optimizer, float(estimator.ema_decay))

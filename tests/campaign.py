@@ -189,6 +189,8 @@ SANE_PARAMETERS = {
     "solver": ("sgd", "adam", "adamw"),
     "momentum": (0, 0.5, 1.0, np.float64(0.9)),
     "nesterovs_momentum": (True, False, np.bool_(True)),
+    "beta_1": (0, 0.5, 0.9, np.float32(0.8)),
+    "beta_2": (0.0, 0.95, 0.999999, Fraction(9, 10)),
     "lr_schedule": ("constant", "step", "cosine", "plateau", lambda epoch: 0.01),
     "alpha": (0, 1e-300, 1e-3, 1.0),
     "ema_decay": (None, 0.5, 0.999, np.float32(0.9)),

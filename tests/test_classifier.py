@@ -258,6 +258,8 @@ class TestErrors:
             ("solver", "lbfgs", r"a str among \{'sgd', 'adam', 'adamw'\}"),
             ("momentum", 1.5, r"a float in the range \[0\.0, 1\.0\]"),
             ("nesterovs_momentum", "yes", "a bool"),
+            ("beta_1", 1.0, r"a float in the range \[0\.0, 1\.0\)"),
+            ("beta_2", -0.1, r"a float in the range \[0\.0, 1\.0\)"),
             ("lr_schedule", "exponential", "a str among"),
             ("alpha", -1, "a float"),
             ("conv_channels", (), "a tuple of ints"),

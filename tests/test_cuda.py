@@ -401,7 +401,7 @@ class TestArithmetic:
         "optimizer",
         [
             pytest.param({"nesterovs_momentum": True}, marks=pytest.mark.slow),
-            {"solver": "adam"},
+            {"solver": "adam", "beta_1": 0.8, "beta_2": 0.95},
             {"solver": "adamw", "alpha": 0.3},
             {"nesterovs_momentum": True, "ema_decay": 0.9},
             pytest.param(

@@ -93,14 +93,26 @@ def test_loss_curves(tmp_path):
         assert np.count_nonzero(colours) > 1000  # the curves, in colours, on white
 
 
-def test_mnist(tmp_path):
-    data_home = os.environ.get("SKLEARN_LENET_DATA")
-    if not data_home:
+@pytest.fixture
+def data_home():
+    """Directory of MNIST's files."""
+    directory = os.environ.get("SKLEARN_LENET_DATA")
+    if not directory:
         pytest.skip("set SKLEARN_LENET_DATA to a directory with MNIST's IDX files")
-    data_home = Path(data_home).resolve()
+    return Path(directory).resolve()
+
+
+def test_mnist(tmp_path, data_home):
     output = run("mnist.py", tmp_path, "--epochs", "1", "--data-home", data_home)
     assert percentage("Test accuracy", output) >= 96
     assert re.search(r"Seconds per epoch: \d+\.\d\d", output)
+
+
+@pytest.mark.slow
+def test_one_epoch(tmp_path, data_home):
+    output = run("one_epoch.py", tmp_path, "--data-home", data_home)
+    assert percentage("Test accuracy", output) >= 98.8
+    assert re.search(r"Seconds: \d+\.\d", output)
 
 
 @pytest.mark.parametrize(

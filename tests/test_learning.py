@@ -91,7 +91,8 @@ class TestSchedules:
 
 
 class TestOptimizers:
-    def test_adamw_is_torchs(self):
+    @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95), (0.0, 0.5)])
+    def test_adamw_is_torchs(self, betas):
         torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
         generator = np.random.default_rng(0)
         parameters = generator.normal(size=10)
@@ -100,8 +101,9 @@ class TestOptimizers:
         theirs = torch.optim.AdamW(
             [{"params": [weights], "weight_decay": 0.3}, {"params": [biases], "weight_decay": 0}],
             lr=0.01,
+            betas=betas,
         )
-        ours = Adam(np, parameters, decay=0.3, n_weights=6)
+        ours = Adam(np, parameters, *betas, decay=0.3, n_weights=6)
         for _ in range(20):
             gradient = generator.normal(size=10)
             weights.grad, biases.grad = torch.tensor(gradient[:6]), torch.tensor(gradient[6:])
@@ -109,6 +111,17 @@ class TestOptimizers:
             ours.step(gradient.copy(), 0.01)
         expected = np.concatenate([weights.detach().numpy(), biases.detach().numpy()])
         np.testing.assert_allclose(parameters, expected, rtol=1e-10)
+
+    @pytest.mark.parametrize("solver", ["adam", "adamw"])
+    def test_betas_are_those_of_the_parameters(self, solver):
+        """With 0 and 0, each step is the rate times the sign of the gradient."""
+        classifier = model(solver=solver, beta_1=0, beta_2=0, lr=1e-3, batch_size=len(X))
+        classifier.partial_fit(X, Y, classes=np.unique(Y))
+        before = classifier._parameters.copy()
+        steps = np.abs(classifier.partial_fit(X, Y)._parameters - before)
+        # but where gradients are as small as Adam's epsilon
+        assert steps.max() < 1.001e-3
+        assert np.mean(steps > 0.99e-3) > 0.3
 
     def test_average_by_hand(self):
         optimizer = WeightAverage(np, SGD(np, np.array([1.0]), 0.0), 0.5)

@@ -101,7 +101,7 @@ ROWS = {
         apart=0.1,
     ),
     "to-98": Row(f"in a few seconds: {TO_98}", TO_98, 98, seconds=4),
-    "to-99": Row(f"in less than a quarter of a minute: {TO_99}", TO_99, 99, seconds=15),
+    "to-99": Row(f"in one epoch: {TO_99}", TO_99, 99, seconds=5),
 }
 
 RANGES = {

@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from . import rivals
-from .accuracy import time_to_accuracy
+from .accuracy import time_to_accuracy, time_to_accuracy_by_tutorial
 from .breakdown import breakdown
 from .measuring import (
     Result,
@@ -68,18 +68,18 @@ def torch_training(
     settings: Settings,
     threads: int,
     batch_size: int = 64,
-    pooling: str = "avg",
     colour: bool = False,
     compiled: bool = False,
+    **network_parameters: Any,
 ) -> Result:
     """Train a network of the same sizes and weights on the same batches with PyTorch and ours."""
     import torch
 
     torch.set_num_threads(threads)
-    n = settings.amount(6400)
+    n = settings.amount(6400 if network_parameters.get("conv_channels") is None else 1280)
     X, y = colour_noise(n) if colour else scaled_digits(settings, n)
     images, labels = rivals.torch_images(X), torch.from_numpy(y)
-    parameters = {"batch_size": batch_size, "pooling": pooling, "n_jobs": threads}
+    parameters = {"batch_size": batch_size, "n_jobs": threads, **network_parameters}
     network = rivals.torch_network(untrained(X, **parameters))
     optimizer, order, note = rivals.torch_sgd(network), torch.arange(n), ""
     forward = torch.compile(network) if compiled else network
@@ -205,6 +205,95 @@ def _prediction(
     same = np.mean(np.asarray(predict(best)) == model.predict(X))
     note = f"its best batch size is {best}; {same:.2%} of the predictions are the same"
     return compare(settings, lambda: model.predict(X), lambda: predict(best), note=note)
+
+
+def latency(settings: Settings, rival: str, n_rows: int) -> Result:
+    """Compare `predict_proba` of few rows, from array to array, one thread."""
+    X, y = scaled_digits(settings, 1000)
+    model, rows = classifier(max_iter=1, n_jobs=1).fit(X, y), np.ascontiguousarray(X[:n_rows])
+    predict = _PREDICTORS[rival](model, X, y)
+    apart = np.abs(predict(rows) - model.predict_proba(rows)).max()
+    n_calls = settings.amount(max(50, 2000 // n_rows))
+
+    def often(function: Callable[[np.ndarray], Any]) -> Callable[[], Any]:
+        return lambda: [function(rows) for _ in range(n_calls)]
+
+    note = "" if rival == "mlp" else f"probabilities {apart:.0e} apart"
+    return compare(settings, often(model.predict_proba), often(predict), per=n_calls, note=note)
+
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def _mlp_predictor(model: Any, X: np.ndarray, y: np.ndarray) -> Predict:
+    from sklearn.neural_network import MLPClassifier
+
+    dense = MLPClassifier((120, 84), solver="sgd")
+    return dense.partial_fit(X, y, classes=np.arange(10)).predict_proba
+
+
+def _torch_predictor(model: Any, X: np.ndarray, y: np.ndarray) -> Predict:
+    import torch
+
+    torch.set_num_threads(1)
+    return partial(rivals.torch_proba, rivals.torch_network(model))
+
+
+def _skorch_predictor(model: Any, X: np.ndarray, y: np.ndarray) -> Predict:
+    import torch
+
+    torch.set_num_threads(1)
+    network = torch.nn.Sequential(rivals.torch_network(model), torch.nn.Softmax(1))
+    net = rivals.skorch_classifier(network, 1, torch.optim.SGD, predict_nonlinearity=None)
+    net.initialize()
+    return lambda rows: net.predict_proba(rows.reshape(-1, 1, 28, 28))
+
+
+def _onnx_predictor(model: Any, X: np.ndarray, y: np.ndarray) -> Predict:
+    from scipy.special import softmax
+
+    session = rivals.onnx_session(model, threads=1)
+    return lambda rows: softmax(session.run(None, {"x0": rows.reshape(-1, 1, 28, 28)})[0], axis=1)
+
+
+_PREDICTORS = {
+    "mlp": _mlp_predictor,
+    "torch": _torch_predictor,
+    "skorch": _skorch_predictor,
+    "onnx": _onnx_predictor,
+}
+
+
+def small_fit(settings: Settings) -> Result:
+    """Compare fits of 50 images by 100 epochs with skorch's."""
+    import torch
+
+    torch.set_num_threads(1)
+    X, y = scaled_digits(settings, 64)
+    network, n_epochs = rivals.torch_network(untrained(X)), settings.amount(100)
+    net = rivals.skorch_classifier(network, n_epochs, torch.optim.SGD, lr=rivals.LR)
+    X, y = X[:50], y[:50]
+    model, images = classifier(max_iter=n_epochs, n_jobs=1), X.reshape(-1, 1, 28, 28)
+    return compare(settings, lambda: model.fit(X, y), lambda: net.fit(images, y), per=n_epochs)
+
+
+def small_partial_fit(settings: Settings) -> Result:
+    """Compare calls of `partial_fit` with 64 rows with skorch's."""
+    import torch
+
+    torch.set_num_threads(1)
+    X, y = scaled_digits(settings, 64)
+    net = rivals.skorch_classifier(
+        rivals.torch_network(untrained(X)), 1, torch.optim.SGD, lr=rivals.LR
+    )
+    images, n_calls = X.reshape(-1, 1, 28, 28), settings.amount(50)
+    ours = partial_fit(classifier(n_jobs=1), X, y)
+    return compare(
+        settings,
+        lambda: [ours() for _ in range(n_calls)],
+        lambda: [net.partial_fit(images, y) for _ in range(n_calls)],
+        per=n_calls,
+    )
 
 
 _FIT_AND_READ_MEMORY = """
@@ -334,6 +423,23 @@ def keras(settings: Settings) -> Result:
     return compare(settings, ours, train, per=n / 64, threads=2, note=note)
 
 
+def mantissa(settings: Settings) -> Result:
+    """Train with mantissa-cnn, with the C compiled for any CPU, and ours, one thread each."""
+    n = settings.amount(6400)
+    X, y = scaled_digits(settings, n)
+    ours = partial_fit(classifier(n_jobs=1, pooling="max", momentum=0.0), X, y)
+    return compare(settings, ours, rivals.mantissa_epoch(X, y, batch_size=64), per=n / 64)
+
+
+def neuralnetlib(settings: Settings) -> Result:
+    """Train with neuralnetlib, and ours, one thread each."""
+    n = settings.amount(1280)
+    X, y = scaled_digits(settings, n)
+    ours = partial_fit(classifier(n_jobs=1, momentum=0.0), X, y)
+    with threadpool_limits(1, "blas"):
+        return compare(settings, ours, rivals.neuralnetlib_epoch(X, y, batch_size=64), per=n / 64)
+
+
 def mlp(settings: Settings) -> Result:
     """Train scikit-learn's dense layers alone, and ours on two threads."""
     from sklearn.neural_network import MLPClassifier
@@ -348,7 +454,7 @@ def mlp(settings: Settings) -> Result:
     return compare(settings, ours, lambda: dense.partial_fit(X, y), per=n / 64, threads=2)
 
 
-def _training(what: str, at_least: float, **parameters: Any) -> Figure:
+def _training(what: str, at_least: float | None, **parameters: Any) -> Figure:
     """Make a figure of `torch_training`."""
     threads = {1: "one thread each", 2: "two threads each"}[parameters["threads"]]
     return Figure(
@@ -359,40 +465,108 @@ def _training(what: str, at_least: float, **parameters: Any) -> Figure:
     )
 
 
+# What larger networks are called, their parameters, and what is wanted
+_SIZES: dict[str, tuple[dict[str, Any], float]] = {
+    "6-16-colour": ({"conv_channels": (6, 16), "colour": True}, 1.6),
+    "16-32": ({"conv_channels": (16, 32)}, 1.75),
+    "32-64": ({"conv_channels": (32, 64)}, 1.5),
+    "32-64-colour": ({"conv_channels": (32, 64), "colour": True}, 1.25),
+    "64-128-colour": ({"conv_channels": (64, 128), "colour": True}, 1.25),
+    "32-64-128": (
+        {"conv_channels": (32, 64, 128), "kernel_size": 3, "padding": 1, "colour": True},
+        1.1,
+    ),
+}
+
+
+def _sizes() -> dict[str, Figure]:
+    """Make the figures of larger networks: mean and max pooling, and larger mini-batches."""
+    figures = {}
+    for name, (parameters, at_least) in _SIZES.items():
+        kernels = f"{parameters['conv_channels']} kernels"
+        image = "3 x 32 x 32" if parameters.get("colour") else "28 x 28"
+        what = f"{kernels}, {image}, PyTorch / ours, batch 64"
+        figures[f"size-{name}"] = _training(what, at_least, threads=1, **parameters)
+        figures[f"size-{name}-max"] = _training(
+            f"{what}, max pooling", at_least - 0.1, threads=1, pooling="max", **parameters
+        )
+        figures[f"size-{name}-128"] = _training(
+            f"{what[:-2]}128",
+            at_least,
+            threads=1,
+            batch_size=128,
+            **parameters,
+        )
+    return figures
+
+
+def _latency(rival: str, n_rows: int, at_least: float | None, *needs: str) -> Figure:
+    """Make a figure of `latency`."""
+    names = {"mlp": "MLPClassifier", "torch": "PyTorch", "skorch": "skorch", "onnx": "onnxruntime"}
+    return Figure(
+        partial(latency, rival=rival, n_rows=n_rows),
+        f"predict_proba of {n_rows} rows: {names[rival]} / ours, one thread each",
+        at_least=at_least,
+        needs=needs,
+    )
+
+
 FIGURES = {
-    "train-64-1": _training("PyTorch eager / ours, batch 64", 2.5, threads=1),
-    "train-64-2": _training("PyTorch eager / ours, batch 64", 3, threads=2),
-    "compile-64-2": _training("torch.compile / ours, batch 64", 2.5, threads=2, compiled=True),
-    "train-256-2": _training("PyTorch eager / ours, batch 256", 2, threads=2, batch_size=256),
-    "max-pool-1": _training("max pooling, PyTorch / ours, batch 64", 2, threads=1, pooling="max"),
+    "train-64-1": _training("PyTorch eager / ours, batch 64", 2.7, threads=1),
+    "train-64-2": _training("PyTorch eager / ours, batch 64", 2.6, threads=2),
+    "compile-64-2": _training("torch.compile / ours, batch 64", None, threads=2, compiled=True),
+    "train-256-1": _training("PyTorch eager / ours, batch 256", 2.6, threads=1, batch_size=256),
+    "train-256-2": _training("PyTorch eager / ours, batch 256", None, threads=2, batch_size=256),
+    "max-pool-1": _training("max pooling, PyTorch / ours, batch 64", 1.9, threads=1, pooling="max"),
     "max-pool-2": _training("max pooling, PyTorch / ours, batch 64", 2, threads=2, pooling="max"),
-    "colour-1": _training("3 x 32 x 32, PyTorch / ours, batch 64", 2, threads=1, colour=True),
-    "colour-2": _training("3 x 32 x 32, PyTorch / ours, batch 64", 2, threads=2, colour=True),
+    "colour-1": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.7, threads=1, colour=True),
+    "colour-2": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.8, threads=2, colour=True),
+    **_sizes(),
     "skorch": Figure(
         skorch,
         "fit of 2 epochs: skorch / ours, batch 64, two threads each",
-        at_least=8,
         needs=("torch", "skorch"),
     ),
-    "floor": Figure(floor, "our step on one thread / its arithmetic at sgemm's speed", at_most=2.2),
-    "workers": Figure(workers, "training step: one worker's time / two workers'", at_least=1.7),
+    "small-fit": Figure(
+        small_fit,
+        "fit of 50 images, 100 epochs: skorch / ours, one thread each",
+        needs=("torch", "skorch"),
+    ),
+    "small-partial": Figure(
+        small_partial_fit,
+        "partial_fit of 64 rows: skorch / ours, one thread each",
+        needs=("torch", "skorch"),
+    ),
+    "floor": Figure(floor, "our step on one thread / its arithmetic at sgemm's speed"),
+    "workers": Figure(workers, "training step: one worker's time / two workers'"),
     "predict": Figure(
         torch_prediction,
         "10,000 images: PyTorch eager / ours, one thread each",
-        at_least=3,
         needs=("torch",),
     ),
     "predict-onnx": Figure(
         onnx_prediction,
         "10,000 images: onnxruntime / ours, one thread each",
-        at_least=1,
         needs=("onnx", "onnxruntime"),
     ),
+    "latency-mlp-1": _latency("mlp", 1, 1 / 1.6),
+    **{
+        f"latency-torch-{n_rows}": _latency("torch", n_rows, at_least, "torch")
+        for n_rows, at_least in ((1, None), (10, 1 / 0.85), (32, 1 / 0.85), (100, 1 / 0.85))
+    },
+    "latency-skorch-1": _latency("skorch", 1, None, "torch", "skorch"),
+    "latency-onnx-1": _latency("onnx", 1, None, "onnx", "onnxruntime"),
     "time-to-99": Figure(
         time_to_accuracy,
         "a fit to 99 % on the test set: the rivals' best / ours, two threads each",
-        at_least=3,
+        at_least=2.5,
         needs=("torch", "skorch"),
+    ),
+    "time-to-99-tutorial": Figure(
+        time_to_accuracy_by_tutorial,
+        "a fit to 99 % on the test set: tutorials' PyTorch / ours, two threads each",
+        at_least=10,
+        needs=("torch",),
     ),
     "memory": Figure(
         memory, "peak of a fit of 60,000 images, over import and data", at_most=120, unit="MB"
@@ -410,6 +584,16 @@ FIGURES = {
     ),
     "jax": Figure(jax, "training step: JAX jit / ours, batch 64", needs=("jax",)),
     "keras": Figure(keras, "training step: Keras fit / ours, batch 64", needs=("keras",)),
+    "mantissa": Figure(
+        mantissa,
+        "training step: mantissa-cnn / ours, batch 64, max pooling, one thread each",
+        needs=("mantissa_cnn",),
+    ),
+    "neuralnetlib": Figure(
+        neuralnetlib,
+        "training step: neuralnetlib / ours, batch 64, one thread each",
+        needs=("neuralnetlib",),
+    ),
     "mlp": Figure(mlp, "training step: MLPClassifier (120, 84) / ours, batch 64"),
     "breakdown": Figure(breakdown, "where our step on one thread spends its time", unit="ms"),
 }

@@ -140,17 +140,25 @@ def compare(
     cpu_clock: Callable[[], float] = time.process_time,
     note: str = "",
 ) -> Result:
-    """Compute the rival's time over ours; the times shown are those of a run divided by `per`."""
+    """Compute the rival's time over ours, as the median of the ratios of runs side by side.
+
+    On one thread that is CPU time, which others on the machine disturb the least; on more, time on
+    the clock. The times shown are those of a run divided by `per`.
+    """
     actions = [ours, rival, multiply_on_two_threads] if threads > 1 else [ours, rival]
     side, other, *free = alternate(settings, *actions, cpu_clock=cpu_clock)
     if len(side.seconds) < settings.repeats:
         note = "; ".join(filter(None, [note, f"only {len(side.seconds)} repeats"]))
+    ours_runs, rival_runs = (
+        [1e3 * seconds / per for seconds in (of.seconds if threads > 1 else of.cpu)]
+        for of in (side, other)
+    )
     return Result(
-        value=other.median / side.median,
-        ours_ms=1e3 * side.median / per,
-        rival_ms=1e3 * other.median / per,
-        ours_runs=[1e3 * seconds / per for seconds in side.seconds],
-        rival_runs=[1e3 * seconds / per for seconds in other.seconds],
+        value=median(b / a for a, b in zip(ours_runs, rival_runs, strict=True)),
+        ours_ms=median(ours_runs),
+        rival_ms=median(rival_runs),
+        ours_runs=ours_runs,
+        rival_runs=rival_runs,
         ours_cores=side.cores if free else None,
         rival_cores=other.cores if free else None,
         free_cores=free[0].cores if free else None,

@@ -18,29 +18,27 @@ def torch_network(model: Any) -> Any:
     import torch
 
     shapes = [weight.shape for weight in model.coefs_]
-    network = torch.nn.Sequential(*torch_layers(shapes, model.pooling))
+    network = torch.nn.Sequential(*torch_layers(shapes, model.pooling, model.padding))
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), _parameters(model), strict=True):
             parameter.copy_(torch.from_numpy(value))
     return network
 
 
-def torch_layers(shapes: Sequence[tuple[int, ...]], pooling: str = "avg") -> list[Any]:
+def torch_layers(
+    shapes: Sequence[tuple[int, ...]], pooling: str = "avg", padding: int | tuple[int, ...] = (2, 0)
+) -> list[Any]:
     """Make LeNet's layers for weights of these shapes, as PyTorch draws them."""
     from torch import nn
 
-    first, second, *dense = shapes
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    paddings = (padding,) * len(kernels) if isinstance(padding, int) else padding
     pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pooling]
-    layers = [
-        nn.Conv2d(first[1], first[0], 5, padding=2),
-        nn.ReLU(),
-        pool(2),
-        nn.Conv2d(second[1], second[0], 5),
-        nn.ReLU(),
-        pool(2),
-        nn.Flatten(),
-    ]
-    for n_outputs, n_inputs in dense:
+    layers: list[Any] = []
+    for (n_outputs, n_inputs, k, _), margin in zip(kernels, paddings, strict=True):
+        layers += [nn.Conv2d(n_inputs, n_outputs, k, padding=margin), nn.ReLU(), pool(2)]
+    layers.append(nn.Flatten())
+    for n_outputs, n_inputs in shapes[len(kernels) :]:
         layers += [nn.Linear(n_inputs, n_outputs), nn.ReLU()]
     return layers[:-1]
 
@@ -116,15 +114,28 @@ def skorch_classifier(network: Any, epochs: int, optimizer: Any, **parameters: A
     )
 
 
-def onnx_predict(model: Any, threads: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Make a function that predicts classes in batches with onnxruntime."""
+def torch_proba(network: Any, X: np.ndarray) -> np.ndarray:
+    """Compute the probabilities of rows of 784 pixels, from array to array."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.softmax(network(torch_images(X)), 1).numpy()
+
+
+def onnx_session(model: Any, threads: int) -> Any:
+    """Load the network into onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         _onnx_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def onnx_predict(model: Any, threads: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Make a function that predicts classes in batches with onnxruntime."""
+    session = onnx_session(model, threads)
 
     def predict(X: np.ndarray, batch_size: int) -> np.ndarray:
         images = X.reshape(-1, 1, 28, 28)
@@ -259,3 +270,34 @@ def keras_epoch(X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], A
     )
     images = X.reshape(-1, 28, 28, 1)
     return lambda: network.fit(images, y, batch_size=batch_size, shuffle=False, verbose=0)
+
+
+def mantissa_epoch(X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    """Make a function that trains for an epoch with mantissa-cnn: C, max pooling, plain SGD."""
+    from mantissa_cnn import Conv2D, Dense, Flatten, MaxPool2D, Sequential
+
+    convolutions = [Conv2D(6, 5, pad=2, act="relu"), MaxPool2D(2), Conv2D(16, 5, act="relu")]
+    dense = [Dense(120, act="relu"), Dense(84, act="relu"), Dense(10)]
+    network = Sequential([*convolutions, MaxPool2D(2), Flatten(), *dense])
+    images = X.reshape(-1, 1, 28, 28)
+    return lambda: network.fit(images, y, epochs=1, batch_size=batch_size, lr=LR)
+
+
+def neuralnetlib_epoch(X: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    """Make a function that trains for an epoch with neuralnetlib: NumPy alone, SGD."""
+    from neuralnetlib import layers
+    from neuralnetlib.models import Sequential
+
+    network = Sequential(random_state=0)
+    network.add(layers.Input((28, 28, 1)))
+    for filters, padding in ((6, "same"), (16, "valid")):
+        network.add(layers.Conv2D(filters, 5, padding=padding))
+        network.add(layers.Activation("relu"))
+        network.add(layers.AveragePooling2D(2))
+    network.add(layers.Flatten())
+    for units, activation in ((120, "relu"), (84, "relu"), (10, "softmax")):
+        network.add(layers.Dense(units))
+        network.add(layers.Activation(activation))
+    network.compile("sparse_categorical_crossentropy", "sgd")
+    images = X.reshape(-1, 28, 28, 1)
+    return lambda: network.fit(images, y, epochs=1, batch_size=batch_size, verbose=False)
