@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import ceil
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -66,6 +67,12 @@ def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
             "compute them with sklearn.utils.compute_class_weight and pass them as a dict."
         )
     return True
+
+
+def _documentation() -> str:
+    """Give the address of the API's page, if it has been built in this clone, else of this file."""
+    page = Path(__file__).parents[1] / "docs" / "_build" / "html" / "api.html"
+    return (page if page.exists() else Path(__file__)).as_uri()
 
 
 class LeNetClassifier(ClassifierMixin, BaseEstimator):
@@ -131,8 +138,7 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     pooling : {"avg", "max"}, default="avg"
         Whether each 2 x 2 window behind a convolution gives its mean or its maximum.
     hidden_layer_sizes : int or tuple of int, default=(120, 84)
-        Number of units of each dense layer before the last. The first of them reads the last
-        convolution's maps in the order (C, H, W).
+        Number of units of each dense layer before the last.
     activation : {"relu", "tanh", "sigmoid"}, default="relu"
         Activation function behind every layer but the last.
     image_shape : tuple (H, W) or (C, H, W), default=None
@@ -187,11 +193,18 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         Names of features, where `X` has names that are all strings.
     image_shape_ : tuple (C, H, W)
         Shape in which the features are read.
+    mean_ : float
+        Mean of all pixels of the first `fit`, weighted by the samples' weights.
+    scale_ : float
+        Their standard deviation; 1 if they are equal. A pixel x enters the network as
+        ``(x - mean_) / scale_``.
     coefs_ : tuple of ndarrays
         Weights: (channels out, channels in, `kernel_size`, `kernel_size`) of each convolution, then
-        (outputs, inputs) of each dense layer.
+        (outputs, inputs) of each dense layer. The first dense layer reads the maps of the last
+        pooling in the order (C, H, W). They are views of the model's weights: what is written into
+        them, as by ``coefs_[0][...] = weights``, predicts.
     intercepts_ : tuple of ndarrays
-        Biases of each layer.
+        Biases of each layer; likewise.
     n_iter_ : int
         Number of epochs of the last `fit` or `partial_fit`.
     t_ : int
@@ -241,6 +254,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
     >>> model.score(X_test, y_test) > 0.92
     True
     """
+
+    __module__ = "sklearn_lenet"  # files, and those who trust them, name it as users do
+    # Where the "?" of the HTML representation leads
+    _doc_link_module = "sklearn_lenet"
+    _doc_link_template = _documentation()
 
     classes_: np.ndarray
     image_shape_: tuple[int, int, int]
@@ -510,6 +528,18 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         with Uninterrupted():
             y, weights = check_scoring_data(y, sample_weight)
             return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
+
+    @property
+    def mean_(self) -> float:
+        """What is taken off each pixel."""
+        check_is_fitted(self)
+        return layout_of(self).mean
+
+    @property
+    def scale_(self) -> float:
+        """What each pixel is divided by, then."""
+        check_is_fitted(self)
+        return 1 / layout_of(self).scale
 
     @property
     def coefs_(self) -> tuple[np.ndarray, ...]:

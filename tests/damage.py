@@ -49,7 +49,7 @@ def with_joblib(model, **arguments):
 def load_skops(path):
     import skops.io
 
-    return skops.io.load(path, trusted=["sklearn_lenet._classifier.LeNetClassifier"])
+    return skops.io.load(path, trusted=["sklearn_lenet.LeNetClassifier"])
 
 
 def dump_skops(model):

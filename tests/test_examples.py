@@ -58,6 +58,16 @@ def test_image_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_pytorch_weights(tmp_path):
+    pytest.importorskip("torch", reason="hands weights to PyTorch, which is not installed")
+    output = run("pytorch_weights.py", tmp_path)
+    differences = re.findall(r"probabilities differ by (\S+) at most", output)
+    assert len(differences) == 2
+    assert max(map(float, differences)) <= 1e-6
+    assert percentage("Test accuracy after another epoch", output) >= 95
+
+
+@pytest.mark.slow
 def test_grid_search(tmp_path):
     output = run("grid_search.py", tmp_path)
     assert len(re.findall(r"^0\.\d+ +\d+ +0\.\d+ \+- 0\.\d+$", output, re.MULTILINE)) == 6
