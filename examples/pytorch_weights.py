@@ -1,8 +1,9 @@
 """Hand the weights to PyTorch, train there, and hand them back.
 
 The network is built again as PyTorch's layers, with the same weights: both give the same
-probabilities, here in float64 to the twelfth digit. After an epoch of PyTorch's, the weights go back into the fitted classifier, which
-then predicts as PyTorch's network does. Takes some seconds; needs PyTorch.
+probabilities, here in float64, but for rounding. After an epoch of PyTorch's, the weights go back
+into the fitted classifier, which then predicts as PyTorch's network does. Takes some seconds; needs
+PyTorch.
 """
 
 import numpy as np

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.metrics import accuracy_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import unique_labels
@@ -75,7 +80,9 @@ def _documentation() -> str:
     return (page if page.exists() else Path(__file__)).as_uri()
 
 
-class LeNetClassifier(ClassifierMixin, BaseEstimator):
+class LeNetClassifier(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
     """LeNet-5 classifier of images.
 
     A convolutional network in the manner of LeNet-5 (LeCun et al. 1998): convolutions, each
@@ -511,6 +518,24 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
             log_proba, dtype = self._log_proba(X, device)
             return log_proba.astype(dtype, copy=False)
 
+    def transform(self, X: Any) -> Any:
+        """Compute what the last layer reads: the activations of the last hidden layer.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        activations : ndarray of shape (n_samples, n_activations)
+            As many as the last of `hidden_layer_sizes`; without hidden layers, the maps of the last
+            pooling, flattened in the order (C, H, W). Of float32 if `X` is, else of float64;
+            CuPy's if `X` is.
+        """
+        with self._prediction_device() as device:
+            hidden, dtype = self._outputs(X, device, lambda engine, X: engine.predict_hidden(X))
+            return hidden.astype(dtype, copy=False)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of `predict`.
 
@@ -528,6 +553,11 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
         with Uninterrupted():
             y, weights = check_scoring_data(y, sample_weight)
             return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
+
+    @property
+    def _n_features_out(self) -> int:
+        """Number of outputs of `transform`, which scikit-learn names."""
+        return architecture_of(self).weight_shapes()[-1][1]
 
     @property
     def mean_(self) -> float:
@@ -661,17 +691,24 @@ class LeNetClassifier(ClassifierMixin, BaseEstimator):
                 yield device
 
     def _log_proba(self, X: Any, device: int | None) -> tuple[Any, type]:
-        """Check `X`, and compute the logarithms of the class probabilities, and the type to give.
+        """Give the logarithms of the class probabilities, in float64, and the type to give."""
 
-        They are in float64 in any case.
-        """
+        def log_proba(engine: Engine, X: Any) -> Any:
+            return log_probabilities(engine.xp, engine.predict_logits(X))
+
+        return self._outputs(X, device, log_proba)
+
+    def _outputs(
+        self, X: Any, device: int | None, compute: Callable[[Engine, Any], Any]
+    ) -> tuple[Any, type]:
+        """Check `X`, have an engine compute its outputs, and tell of which type to give them."""
         X = check_images(self, X)
         check_range(X, None, layout_of(self), ranges_of(self))
         n_shards = ceil(len(X) / SHARD_SIZE)
         workers = min(n_workers(self), n_shards) if n_shards > 1 else 1
         with self._engine(self._parameters, workers, device) as engine:
-            log_proba = log_probabilities(engine.xp, engine.predict_logits(X))
+            outputs = compute(engine, X)
             if not is_cupy(X):
-                log_proba = to_host(log_proba)
+                outputs = to_host(outputs)
         # Of float64, but where float32 was asked; into memory that is not the engine's
-        return log_proba.copy(), np.float32 if X.dtype == np.float32 else np.float64
+        return outputs.copy(), np.float32 if X.dtype == np.float32 else np.float64

@@ -218,7 +218,9 @@ class TestMoving:
             actual = classifier.predict_proba(X)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+    @pytest.mark.parametrize(
+        "method", ["predict", "predict_proba", "predict_log_proba", "transform"]
+    )
     def test_warning_points_at_the_caller(self, cupy, method):
         classifier = model(device="cuda:1").fit(X, Y)
         cupy.state.n_devices = 1
@@ -236,7 +238,7 @@ class TestArrays:
         for y, weights in ((Y, Y + 1), (cupy.asarray(Y), cupy.asarray(Y + 1))):
             classifier = model(device="cuda").fit(on_device, y, weights)
             assert_same_model(classifier, expected)
-        for method in ("predict", "predict_proba", "predict_log_proba"):
+        for method in ("predict", "predict_proba", "predict_log_proba", "transform"):
             result = getattr(classifier, method)(on_device)
             assert isinstance(result, cupy.ndarray)
             expected_result = getattr(expected, method)(X)

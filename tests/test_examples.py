@@ -58,6 +58,18 @@ def test_image_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_new_classes(tmp_path):
+    output = run("new_classes.py", tmp_path)
+    pixels, activations = (
+        percentage(f"Test accuracy by {way}", output) for way in ("pixels", "activations")
+    )
+    assert activations > pixels > 70
+    image = matplotlib.image.imread(tmp_path / "new_classes.png")
+    colours = np.ptp(image[..., :3], axis=2) > 0.3
+    assert np.count_nonzero(colours) > 1000  # the new digits, on white
+
+
+@pytest.mark.slow
 def test_pytorch_weights(tmp_path):
     pytest.importorskip("torch", reason="hands weights to PyTorch, which is not installed")
     output = run("pytorch_weights.py", tmp_path)
