@@ -58,6 +58,16 @@ def test_image_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_onnx_export(tmp_path):
+    for name in ("onnxruntime", "skl2onnx"):
+        pytest.importorskip(name, reason=f"exports to ONNX; {name} is not installed")
+    output = run("onnx_export.py", tmp_path)
+    differences = re.findall(r"the same labels, probabilities differ by (\S+) at most", output)
+    assert len(differences) == 2
+    assert max(map(float, differences)) <= 1e-5
+
+
+@pytest.mark.slow
 def test_new_classes(tmp_path):
     output = run("new_classes.py", tmp_path)
     pixels, activations = (

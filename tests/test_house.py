@@ -8,6 +8,7 @@ from . import house
 
 # From the estimator down: each file imports later ones only
 ORDER = [
+    "onnx.py",
     "_classifier.py",
     "_state.py",
     "_parameters.py",
