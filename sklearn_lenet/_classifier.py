@@ -19,6 +19,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted
 
+from ._arrays import as_given, on_host
 from ._backend import current_device, find_device, is_cupy, namespace, to_device, to_host
 from ._cuda import CudaEngine
 from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
@@ -239,6 +240,9 @@ class LeNetClassifier(
     -----
     Sample weights weigh the loss: a mini-batch's loss is the weighted mean of its samples'. Only
     where one mini-batch holds all samples is a sample of weight 2 the same as that sample twice.
+
+    Arrays of PyTorch, CuPy and the array API standard are taken. With scikit-learn's setting
+    `array_api_dispatch`, predictions are of the kind and on the device of `X`.
 
     Six epochs by one `fit`, by two fits of three with `warm_start`, and by six calls of
     `partial_fit` give the same weights to the bit, where `lr_schedule` is "constant" and `tol`
@@ -479,7 +483,7 @@ class LeNetClassifier(
             places = self._log_proba(X, device)[0].argmax(axis=1)
             if self.classes_.dtype.kind not in "biuf":
                 places = to_host(places)
-            return to_device(namespace(places), self.classes_)[places]
+            return as_given(to_device(namespace(places), self.classes_)[places], X)
 
     def predict_proba(self, X: Any) -> Any:
         """Predict the probability of each class.
@@ -495,7 +499,8 @@ class LeNetClassifier(
         """
         with self._prediction_device() as device:
             log_proba, dtype = self._log_proba(X, device)
-            return namespace(log_proba).exp(log_proba, out=log_proba).astype(dtype, copy=False)
+            proba = namespace(log_proba).exp(log_proba, out=log_proba)
+            return as_given(proba.astype(dtype, copy=False), X)
 
     def predict_log_proba(self, X: Any) -> Any:
         """Predict the logarithm of the probability of each class; it is always finite.
@@ -516,7 +521,7 @@ class LeNetClassifier(
         """
         with self._prediction_device() as device:
             log_proba, dtype = self._log_proba(X, device)
-            return log_proba.astype(dtype, copy=False)
+            return as_given(log_proba.astype(dtype, copy=False), X)
 
     def transform(self, X: Any) -> Any:
         """Compute what the last layer reads: the activations of the last hidden layer.
@@ -534,7 +539,7 @@ class LeNetClassifier(
         """
         with self._prediction_device() as device:
             hidden, dtype = self._outputs(X, device, lambda engine, X: engine.predict_hidden(X))
-            return hidden.astype(dtype, copy=False)
+            return as_given(hidden.astype(dtype, copy=False), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of `predict`.
@@ -552,7 +557,8 @@ class LeNetClassifier(
         """
         with Uninterrupted():
             y, weights = check_scoring_data(y, sample_weight)
-            return float(accuracy_score(y, to_host(self.predict(X)), sample_weight=weights))
+            predicted = on_host(self.predict(X), "y")
+            return float(accuracy_score(y, predicted, sample_weight=weights))
 
     @property
     def _n_features_out(self) -> int:

@@ -19,6 +19,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._arrays import is_dispatched, on_host
 from ._backend import find_device, is_cupy, namespace, rows_on_host, to_host
 from ._engine import Data
 from ._images import (
@@ -51,7 +52,7 @@ def check_training_data(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check X, y and weights; with `reset`, set `n_features_in_` and `image_shape_`."""
     _refuse_masks(X=X, y=y, sample_weight=sample_weight)
-    X = as_array(X)
+    X = _take_images(estimator, X)
     shape = _image_shape_of(X)
     if reset and shape is not None:
         _check_channels_first(
@@ -59,7 +60,7 @@ def check_training_data(
             f"X has shape {tuple(X.shape)}, which",
             "pass X.transpose(0, 3, 1, 2), of shape (n_samples, C, H, W).",
         )
-    y, sample_weight = to_host(y), to_host(sample_weight)
+    y, sample_weight = on_host(y, "y"), on_host(sample_weight, "sample_weight")
     with _telling_of_shapes(X, None if reset else estimator.image_shape_):
         rows = flatten_images(X)
         if is_cupy(rows):
@@ -108,7 +109,7 @@ def _remedy_of_labels(y: np.ndarray) -> str:
 
 def check_scoring_data(y: Any, sample_weight: Any) -> tuple[Any, Any]:
     """Check labels that predictions are compared with, and weights; gives them on the host."""
-    y, sample_weight = to_host(y), to_host(sample_weight)
+    y, sample_weight = on_host(y, "y"), on_host(sample_weight, "sample_weight")
     _refuse_masks(y=y, sample_weight=sample_weight)
     y = _check_labels(check_array(y, dtype=None, ensure_2d=False, input_name="y"))
     if sample_weight is not None:
@@ -166,7 +167,7 @@ def check_rows(estimator: Any, X: Any, reset: bool) -> Any:
 def check_images(estimator: Any, X: Any) -> Any:
     """Check what a fitted estimator is to predict; gives rows."""
     _refuse_masks(X=X)
-    X = as_array(X)
+    X = _take_images(estimator, X)
     with _telling_of_shapes(X, estimator.image_shape_):
         return check_rows(estimator, flatten_images(X), reset=False)
 
@@ -382,7 +383,7 @@ def check_classes(estimator: Any, classes: Any) -> np.ndarray:
         if fitted is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         return fitted
-    given = to_host(classes)
+    given = on_host(classes, "classes")
     try:
         labels = check_array(given, dtype=None, ensure_2d=False, input_name="classes")
         classes = unique_labels(column_or_1d(labels))
@@ -445,6 +446,13 @@ def _image_shape_of(X: Any) -> tuple[int, int, int] | None:
         return None
     C, H, W = (1, *map(int, shape[1:]))[-3:]
     return C, H, W
+
+
+def _take_images(estimator: Any, X: Any) -> Any:
+    """Turn X into an array to compute with; leave frames, and CuPy's where a device computes."""
+    if not is_cupy(X) or (is_dispatched() and find_device(estimator.device) is None):
+        X = on_host(X, "X")
+    return as_array(X)
 
 
 def as_array(X: Any) -> Any:

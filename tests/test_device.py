@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import sklearn
 
 from sklearn_lenet import LeNetClassifier, _validation
 from sklearn_lenet._backend import find_device
@@ -246,6 +247,21 @@ class TestArrays:
             np.testing.assert_allclose(result.get(), expected_result, rtol=1e-4, atol=1e-5)
         assert classifier.score(on_device, cupy.asarray(Y)) == classifier.score(X, Y)
         assert not isinstance(classifier.predict(X), cupy.ndarray)
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+    def test_dispatched(self, cupy, device):
+        """With scikit-learn's array_api_dispatch, also where the CPU computes."""
+        expected = model(device=device).fit(X, Y, Y + 1)
+        with cupy.cuda.Device(1), sklearn.config_context(array_api_dispatch=True):
+            on_device = cupy.asarray(X)
+            actual = model(device=device).fit(on_device, cupy.asarray(Y), cupy.asarray(Y + 1))
+            assert_same_model(actual, expected)
+            for method in ("predict", "predict_proba", "predict_log_proba", "transform"):
+                result = getattr(actual, method)(on_device)
+                assert isinstance(result, cupy.ndarray)
+                assert result.device.id == 1
+                np.testing.assert_allclose(result.get(), getattr(actual, method)(X), rtol=1e-5)
+            assert actual.score(on_device, cupy.asarray(Y)) == expected.score(X, Y)
 
     def test_pixels_stay_on_the_device(self, cupy):
         pixels, y = images(600)

@@ -28,6 +28,7 @@ ORDER = [
     "_activations.py",
     "_images.py",
     "_augmentation.py",
+    "_arrays.py",
     "_backend.py",
     "_interrupts.py",
     "_warnings.py",
