@@ -35,7 +35,7 @@ def on_host(array: Any, name: str) -> Any:
     """
     xp = _other_namespace(array)
     if xp is None:
-        return to_host(array)
+        return to_host(array) if is_cupy(array) else array
     try:
         if hasattr(array, "detach"):  # PyTorch's, which may have a gradient, or be elsewhere
             return array.detach().cpu().numpy()
