@@ -270,8 +270,10 @@ def _register() -> None:
 def _set_output_types(operator: Any) -> None:
     """Tell skl2onnx shapes and types of labels and probabilities."""
     from skl2onnx.common.data_types import Int64TensorType, StringTensorType, guess_tensor_type
+    from skl2onnx.common.utils import check_input_and_output_numbers
     from skl2onnx.common.utils_classifier import get_label_classes
 
+    check_input_and_output_numbers(operator, input_count_range=1, output_count_range=2)
     _refuse_steps_behind(operator)
     classes = get_label_classes(operator.scope_inst, operator.raw_operator)
     kind = Int64TensorType if classes.dtype.kind in "biuf" else StringTensorType

@@ -238,6 +238,11 @@ class TestSkl2onnx:
         with pytest.raises(NotImplementedError, match="in its middle cannot be exported"):
             skl2onnx.to_onnx(pipeline, X[:1], options=options)
 
+    def test_pixels_in_several_inputs(self, skl2onnx):
+        columns = [(name, skl2onnx.common.data_types.FloatTensorType([None, 72])) for name in "ab"]
+        with pytest.raises(RuntimeError, match=r"at most 1 input.*got 2"):
+            skl2onnx.to_onnx(fitted(), initial_types=columns)
+
     def test_colour(self, skl2onnx):
         pixels, labels = images(shape=(3, 12, 12))
         classifier = fitted(pixels, labels, image_shape=(3, 12, 12))
