@@ -251,7 +251,7 @@ def check_range(
     if layout.n_features < _FEWEST_PIXELS or fitted.deviations[1] == 0 or len(images) == 0:
         return None
     means, deviations = image_moments(images, layout)
-    if deviations.min() < 1e-3:
+    if np.minimum.reduce(deviations) < 1e-3:
         varied = images.max(axis=1) != images.min(axis=1)
         if not varied.any():
             return None
