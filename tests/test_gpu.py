@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show: `python -m pytest -m gpu`. Skipped where there is none."""
+"""What only an NVIDIA GPU can show: `python -m pytest -m gpu -n 0`. Skipped where there is none."""
 
 import importlib.util
 from collections import Counter
