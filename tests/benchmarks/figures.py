@@ -467,7 +467,6 @@ def _training(what: str, at_least: float | None, **parameters: Any) -> Figure:
 
 # What larger networks are called, their parameters, and what is wanted
 _SIZES: dict[str, tuple[dict[str, Any], float]] = {
-    "6-16-colour": ({"conv_channels": (6, 16), "colour": True}, 1.6),
     "16-32": ({"conv_channels": (16, 32)}, 1.75),
     "32-64": ({"conv_channels": (32, 64)}, 1.5),
     "32-64-colour": ({"conv_channels": (32, 64), "colour": True}, 1.25),
@@ -519,8 +518,8 @@ FIGURES = {
     "train-256-2": _training("PyTorch eager / ours, batch 256", None, threads=2, batch_size=256),
     "max-pool-1": _training("max pooling, PyTorch / ours, batch 64", 1.9, threads=1, pooling="max"),
     "max-pool-2": _training("max pooling, PyTorch / ours, batch 64", 2, threads=2, pooling="max"),
-    "colour-1": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.7, threads=1, colour=True),
-    "colour-2": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.8, threads=2, colour=True),
+    "colour-1": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.5, threads=1, colour=True),
+    "colour-2": _training("3 x 32 x 32, PyTorch / ours, batch 64", 1.5, threads=2, colour=True),
     **_sizes(),
     "skorch": Figure(
         skorch,
