@@ -26,6 +26,7 @@ from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
 from ._images import PixelRanges, pixel_statistics
 from ._interrupts import Uninterrupted
 from ._loss import log_probabilities
+from ._observers import validation_score
 from ._parameters import (
     check_parameters,
     check_same_network,
@@ -47,7 +48,7 @@ from ._state import (
     trained_state,
     unsealed,
 )
-from ._training import train
+from ._training import Validation, train
 from ._validation import (
     check_classes,
     check_images,
@@ -161,13 +162,18 @@ class LeNetClassifier(
         Whether to draw a new order of the samples in every epoch.
     tol : float, default=None
         An epoch that does not better the training loss (with `early_stopping`, the validation
-        accuracy) by more than `tol` is one without improvement. None runs all `max_iter` epochs,
+        score) by more than `tol` is one without improvement. None runs all `max_iter` epochs,
         unless `early_stopping` ends them; it takes any improvement for one.
     n_iter_no_change : int or np.inf, default=10
         Training ends after so many epochs in a row without improvement.
     early_stopping : bool, default=False
-        Whether to set a part of the training data aside, stop when the accuracy on it no longer
-        improves, and restore the weights that were best on it.
+        Whether to set a part of the training data aside, stop when the accuracy on it, or what
+        `scoring` names, no longer improves, and restore the weights that were best on it.
+    scoring : str or callable, default=None
+        What `early_stopping` goes by: the name of a scorer of scikit-learn's, a callable
+        ``scorer(estimator, X, y)`` that returns a number, greater being better, or "loss", the
+        cross-entropy. None is the accuracy. A scorer gets the validation samples as rows of pixels,
+        and `sample_weight` where their weights, times their classes', are not all 1.
     validation_fraction : float in (0, 1), default=0.1
         Share of the training data that `early_stopping` sets aside, with the classes in proportion.
     class_weight : dict or "balanced", default=None
@@ -224,10 +230,11 @@ class LeNetClassifier(
     loss_curve_ : list of float
         Loss of each epoch since the weights were drawn.
     validation_loss_curve_, validation_scores_ : list of float or None
-        Cross-entropy and accuracy on the validation set after each epoch; None without
-        `early_stopping`.
+        Cross-entropy and score on the validation set after each epoch; None without
+        `early_stopping`. The score is the accuracy, or that of `scoring`: with "loss" the
+        cross-entropy's negative.
     best_validation_score_ : float or None
-        Accuracy on the validation set of the weights that the last `fit` restored; None without
+        Score on the validation set of the weights that the last `fit` restored; None without
         `early_stopping`.
     device_ : str
         Where the last `fit` or `partial_fit` computed: "cpu", "cuda:0", "cuda:1", ...
@@ -321,6 +328,7 @@ class LeNetClassifier(
         tol: float | None = None,
         n_iter_no_change: float = 10,
         early_stopping: bool = False,
+        scoring: str | Callable[["LeNetClassifier", np.ndarray, np.ndarray], float] | None = None,
         validation_fraction: float = 0.1,
         class_weight: dict | str | None = None,
         warm_start: bool = False,
@@ -355,6 +363,7 @@ class LeNetClassifier(
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
+        self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
         self.warm_start = warm_start
@@ -591,7 +600,8 @@ class LeNetClassifier(
         return sealed(super().__getstate__())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(unsealed(state))
+        # A file of an earlier version lacks later parameters, which have its ways by default
+        super().__setstate__({**vars(LeNetClassifier()), **unsealed(state)})
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_parameters")
@@ -633,6 +643,9 @@ class LeNetClassifier(
         if self.early_stopping and validation is None:
             split = stratified_split(data, self.validation_fraction, self._validation_seed)
             data, validation = split
+        validated = None
+        if validation is not None:
+            validated = Validation(validation, validation_score(self, validation))
         generator, name = generator_of(self), optimizer_name(self)
         settings = training_settings(self, len(data.rows), partial)
         objective = training_objective(self)
@@ -642,7 +655,7 @@ class LeNetClassifier(
             fitted_name, fitted = self._optimizer
             if name == fitted_name:
                 optimizer.load(fitted)
-            course = train(engine, optimizer, generator, data, validation, settings)
+            course = train(engine, optimizer, generator, data, validated, settings)
             goes_on = partial or self.warm_start or course.was_interrupted
             goes_on = goes_on and not course.has_diverged
             trained = trained_state(vars(self), name, course, generator, goes_on)

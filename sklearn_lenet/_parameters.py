@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from joblib.parallel import get_active_backend
+from sklearn.metrics import get_scorer_names
 
 from ._augmentation import make_augmentation
 from ._backend import available_cores, total_memory
@@ -127,6 +128,14 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "tol": _either(_real(0), _NONE),
     "n_iter_no_change": _either(_integer(1), (lambda v: _is_real(v) and v == inf, "np.inf")),
     "early_stopping": _BOOL,
+    "scoring": _either(
+        (
+            lambda v: isinstance(v, str) and (v == "loss" or v in get_scorer_names()),
+            "'loss', a str among sklearn.metrics.get_scorer_names()",
+        ),
+        _CALLABLE,
+        _NONE,
+    ),
     "validation_fraction": (
         lambda v: _is_real(v) and 0 < v < 1,
         "a float in the range (0.0, 1.0)",

@@ -53,6 +53,21 @@ class Epoch(NamedTuple):
     validation_score: float
 
 
+class Validation(NamedTuple):
+    """What a training is validated on, and by what measure.
+
+    Attributes
+    ----------
+    data : Data
+    score : callable
+        From the cross-entropy and the accuracy on the data, and the parameters that gave them, to
+        the number that early stopping wants large.
+    """
+
+    data: Data
+    score: Callable[[float, float, Any], float]
+
+
 class Orders:
     """The rows of each epoch, in its order.
 
@@ -95,7 +110,7 @@ class Course:
     engine : Engine
     optimizer : Optimizer
     data : Data
-    validation : Data or None
+    validation : Validation or None
     settings : Settings
 
     Attributes
@@ -112,7 +127,7 @@ class Course:
         engine: Engine,
         optimizer: Optimizer,
         data: Data,
-        validation: Data | None,
+        validation: Validation | None,
         settings: Settings,
     ) -> None:
         self.engine, self.optimizer, self.settings = engine, optimizer, settings
@@ -160,8 +175,7 @@ class Course:
             return True
         epoch = Epoch(loss, nan, nan)
         if self.validation is not None:
-            with self.optimizer.replaced(self.optimizer.predicting):
-                epoch = Epoch(loss, *_validate(self.engine, self.validation))
+            epoch = Epoch(loss, *self._validate(self.validation))
         quality = epoch.validation_score if self.validation else -epoch.loss
         improved = quality > self._best + (self.settings.tol or 0)
         self._n_without_improvement = 0 if improved else self._n_without_improvement + 1
@@ -194,6 +208,13 @@ class Course:
         if fault:
             self._diverge(fault, len(self.epochs) + 1)
         self.training_ended()
+
+    def _validate(self, validation: Validation) -> tuple[float, float]:
+        """Compute the cross-entropy and the score of what predicts."""
+        predicting = self.optimizer.predicting
+        with self.optimizer.replaced(predicting):
+            loss, accuracy = _loss_and_accuracy(self.engine, validation.data)
+        return loss, validation.score(loss, accuracy, predicting)
 
     def _fault(self, loss: float) -> str:
         """Say what has become infinite or NaN in an epoch, if anything has."""
@@ -234,7 +255,7 @@ def train(
     optimizer: Optimizer,
     generator: np.random.Generator,
     data: Data,
-    validation: Data | None,
+    validation: Validation | None,
     settings: Settings,
 ) -> Course:
     """Train for at most `max_iter` epochs; a keyboard interrupt ends it early, with a warning.
@@ -247,7 +268,7 @@ def train(
     generator : numpy.random.Generator
         Draws the order of the samples, and the augmentation.
     data : Data
-    validation : Data or None
+    validation : Validation or None
         None without early stopping.
     settings : Settings
 
@@ -296,7 +317,7 @@ def train(
     return course
 
 
-def _validate(engine: Engine, data: Data) -> tuple[float, float]:
+def _loss_and_accuracy(engine: Engine, data: Data) -> tuple[float, float]:
     """Compute the weighted mean cross-entropy and the weighted accuracy."""
     y, weights = data.y[data.rows], data.weights[data.rows]
     logits = engine.predict_logits(data.X, data.rows)

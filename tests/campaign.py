@@ -209,6 +209,7 @@ SANE_PARAMETERS = {
     "tol": (None, 0, 1e-4, np.float64(0.1)),
     "n_iter_no_change": (1, 10, np.inf),
     "early_stopping": (False, True, np.bool_(True)),
+    "scoring": (None, "loss", "accuracy", lambda estimator, X, y: 0.5),
     "validation_fraction": (0.1, 0.5, 0.9),
     "class_weight": (None, "balanced", {}),
     "warm_start": (False, True, np.bool_(True)),

@@ -280,6 +280,7 @@ class TestErrors:
             ("augment", "flip", r"a str among \{'affine', 'elastic'\} or a callable or None"),
             ("n_iter_no_change", 0, r"an int in the range \[1, 2\*\*63\) or np.inf"),
             ("early_stopping", "loss", "a bool"),
+            ("scoring", "losses", r"'loss', a str among .* or a callable or None"),
             ("validation_fraction", 1.0, r"a float in the range \(0\.0, 1\.0\)"),
             ("class_weight", "auto", "a dict or a str among"),
             ("warm_start", None, "a bool"),

@@ -48,6 +48,9 @@ PROVOKED = {
     "The network would take about … GiB": lambda: model(padding=10**6).fit(X, Y),
     "'lr_schedule' must return a float": lambda: model(lr_schedule=lambda e: None).fit(X, Y),
     "'augment' must return an array": lambda: model(augment=lambda i, g: None).fit(X, Y),
+    "'scoring' must return a number": lambda: model(
+        early_stopping=True, scoring=lambda e, X, y: None
+    ).fit(X, Y),
     "X has images of shape …, but LeNetClassifier was fitted with …": lambda: (
         model().fit(X, Y).predict(X.reshape(60, 16, 9))
     ),

@@ -10,6 +10,7 @@ from . import house
 ORDER = [
     "onnx.py",
     "_classifier.py",
+    "_observers.py",
     "_state.py",
     "_parameters.py",
     "_validation.py",
