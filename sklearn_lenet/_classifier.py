@@ -1,8 +1,9 @@
 """`LeNetClassifier`: the scikit-learn contract. Parameters, validation, labels, attributes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
@@ -26,10 +27,12 @@ from ._engine import PLAIN, SHARD_SIZE, Data, Engine, Objective
 from ._images import PixelRanges, pixel_statistics
 from ._interrupts import Uninterrupted
 from ._loss import log_probabilities
-from ._observers import validation_score
+from ._observers import Callbacks, CallbackSupportMixin, validation_score, with_callbacks
 from ._parameters import (
     check_parameters,
     check_same_network,
+    check_same_settings,
+    fit_settings,
     make_optimizer,
     n_workers,
     network_dtype,
@@ -40,6 +43,11 @@ from ._parameters import (
 )
 from ._state import (
     architecture_of,
+    beginning_of,
+    check_same_data,
+    cut_state,
+    epoch_state,
+    fingerprint,
     generator_of,
     initial_state,
     layout_of,
@@ -48,7 +56,7 @@ from ._state import (
     trained_state,
     unsealed,
 )
-from ._training import Validation, train
+from ._training import Course, Epoch, Observer, Settings, Validation, train
 from ._validation import (
     check_classes,
     check_images,
@@ -83,7 +91,11 @@ def _documentation() -> str:
 
 
 class LeNetClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """LeNet-5 classifier of images.
 
@@ -296,6 +308,7 @@ class LeNetClassifier(
     _optimizer: tuple[str, dict[str, Any]]
     _generator: Mapping[str, Any]
     _validation_seed: int
+    _cut: dict[str, Any]  # of a fit that was cut off alone
     _ranges: dict[str, tuple[float, float]]
     _format: int
 
@@ -423,6 +436,7 @@ class LeNetClassifier(
             gives all of `X` the same answer. If `tol` is given and `max_iter` epochs did not bring
             the training to a standstill.
         """
+        given = X, y, sample_weight
         with self._training_device() as device:
             is_continued = self.warm_start and self.__sklearn_is_fitted__()
             X, y, weights = check_training_data(self, X, y, sample_weight, reset=not is_continued)
@@ -435,7 +449,61 @@ class LeNetClassifier(
             if validation is not None:
                 held_out = validation.X, validation.rows
                 check_range(*held_out, layout_of(self), ranges_of(self), "X_val")
-            return self._train(data, validation, device)
+            return self._train(*self._split(data, validation), device, given)
+
+    def resume(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Run the remaining epochs of a `fit` that was cut off.
+
+        That is one which an interrupt has ended, or, where the process was killed or a callback
+        raised an error, one of which a :class:`~sklearn_lenet.callbacks.Checkpoint` has a file. It
+        goes on after its last whole epoch, and gives the same bits as if it had not been cut off.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val
+            What `fit` was given. `device`, `n_jobs` and `verbose` may be others than they were.
+
+        Returns
+        -------
+        self : LeNetClassifier
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator has not been fitted.
+        ValueError
+            If the last fit had come to its end; if the data, or the parameters that determine what
+            comes of a fit, are others; and as in `fit`. The estimator then is as it was before.
+        KeyboardInterrupt
+            If it is the second within a second. Likewise.
+
+        Warns
+        -----
+        UserWarning, ConvergenceWarning
+            As in `fit`. After an interrupt, this can be called again.
+        """
+        given = X, y, sample_weight
+        with self._training_device() as device:
+            self._check_cut_off()
+            X, y, weights = check_training_data(self, X, y, sample_weight, reset=False)
+            y = encode_labels(y, self.classes_, np.flatnonzero(weights))
+            data = weigh_classes(self.class_weight, self.classes_, X, y, weights)
+            validation = check_validation_data(self, X_val, y_val, sample_weight_val)
+            data, validation = self._split(data, validation)
+            check_same_data(fingerprint(data, validation), self._cut["data"])
+            state, epochs = beginning_of(self)
+            past = epochs, self._cut["best"]
+            self.__dict__.update(state)
+            return self._train(data, validation, device, given, past)
 
     @available_if(_supports_partial_fit)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -474,7 +542,7 @@ class LeNetClassifier(
             y = encode_labels(y, classes, np.arange(len(y)))
             data = weigh_classes(self.class_weight, classes, X, y, weights)
             self._prepare(data, classes, is_continued)
-            return self._train(data, None, device, partial=True)
+            return self._train(data, None, device)
 
     def predict(self, X: Any) -> Any:
         """Predict the labels of images.
@@ -597,7 +665,10 @@ class LeNetClassifier(
         return self._views()[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return sealed(super().__getstate__())
+        state = super().__getstate__()
+        if "_callback_fit_ctx" in state:  # within a fit, whose callbacks are not a copy's
+            state = {name: part for name, part in state.items() if "_callback" not in name}
+        return sealed(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A file of an earlier version lacks later parameters, which have its ways by default
@@ -636,32 +707,81 @@ class LeNetClassifier(
         network = layout, architecture, pixels.ranges, dtype
         self.__dict__.update(initial_state(*network, self.random_state))
 
-    def _train(
-        self, data: Data, validation: Data | None, device: int | None, partial: bool = False
-    ) -> Self:
-        """Run epochs on copies of the fitted state, then take them for the new one."""
+    def _split(self, data: Data, validation: Data | None) -> tuple[Data, Data | None]:
+        """Set aside what to validate on, where that is wanted and was not given."""
         if self.early_stopping and validation is None:
-            split = stratified_split(data, self.validation_fraction, self._validation_seed)
-            data, validation = split
+            return stratified_split(data, self.validation_fraction, self._validation_seed)
+        return data, validation
+
+    def _check_cut_off(self) -> None:
+        """Raise an error if there is no fit that could go on, or not with these parameters."""
+        check_is_fitted(self)
+        if not hasattr(self, "_cut"):
+            raise ValueError(
+                "There is no fit to resume: the last one came to its end. To train on, use fit "
+                "with warm_start=True."
+            )
+        check_same_settings(self, self._cut["settings"])
+
+    @with_callbacks
+    def _train(
+        self,
+        data: Data,
+        validation: Data | None,
+        device: int | None,
+        given: tuple[Any, Any, Any] | None = None,
+        past: tuple[Sequence[Epoch], np.ndarray] | None = None,
+    ) -> Self:
+        """Run epochs on copies of the fitted state, then take them for the new one.
+
+        Parameters
+        ----------
+        data, validation, device
+        given : tuple (X, y, sample_weight), default=None
+            What the user has passed to `fit`; None is `partial_fit`.
+        past : tuple (epochs, parameters), default=None
+            Those epochs of this fit that have been run, and the best parameters among them.
+        """
+        self.__dict__.pop("_cut", None)
+        self.device_ = "cpu" if device is None else f"cuda:{device}"
+        before, name = dict(vars(self)), optimizer_name(self)
+        settings = training_settings(self, len(data.rows), given is None)
+        origin = cache(lambda: self._origin(data, validation))
+        parameters, objective = self._parameters.copy(), training_objective(self)
+        with self._engine(parameters, n_workers(self), device, objective) as engine:
+            course = self._course(engine, data, validation, settings)
+            if past is not None:
+                course.recall(*past)
+            observer = Observer()
+            if given is not None and hasattr(self, "set_callbacks"):
+                at_epoch = partial(epoch_state, before, name, origin)
+                observer = Callbacks(self, given, course, at_epoch)
+            train(course, observer)
+            goes_on = given is None or self.warm_start or course.was_interrupted
+            trained = trained_state(before, name, course, goes_on and not course.has_diverged)
+            if course.was_interrupted:
+                trained |= cut_state(before, name, origin, course)
+        self.__dict__.update(trained)
+        observer.fit_ended()
+        return self
+
+    def _course(
+        self, engine: Engine, data: Data, validation: Data | None, settings: Settings
+    ) -> Course:
+        """Begin a training with the fitted state."""
+        n_weights = engine.architecture.n_weights
+        optimizer = make_optimizer(self, engine.xp, engine.parameters, n_weights)
+        fitted_name, fitted = self._optimizer
+        if optimizer_name(self) == fitted_name:
+            optimizer.load(fitted)
         validated = None
         if validation is not None:
             validated = Validation(validation, validation_score(self, validation))
-        generator, name = generator_of(self), optimizer_name(self)
-        settings = training_settings(self, len(data.rows), partial)
-        objective = training_objective(self)
-        with self._engine(self._parameters.copy(), n_workers(self), device, objective) as engine:
-            n_weights = engine.architecture.n_weights
-            optimizer = make_optimizer(self, engine.xp, engine.parameters, n_weights)
-            fitted_name, fitted = self._optimizer
-            if name == fitted_name:
-                optimizer.load(fitted)
-            course = train(engine, optimizer, generator, data, validated, settings)
-            goes_on = partial or self.warm_start or course.was_interrupted
-            goes_on = goes_on and not course.has_diverged
-            trained = trained_state(vars(self), name, course, generator, goes_on)
-        self.__dict__.update(trained)
-        self.device_ = "cpu" if device is None else f"cuda:{device}"
-        return self
+        return Course(engine, optimizer, generator_of(self), data, validated, settings)
+
+    def _origin(self, data: Data, validation: Data | None) -> dict[str, Any]:
+        """Give by what to know this fit again, for `cut_state`."""
+        return {"data": fingerprint(data, validation), "settings": fit_settings(self)}
 
     def _engine(
         self,

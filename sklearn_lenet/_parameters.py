@@ -303,6 +303,31 @@ def check_same_network(estimator: Any, fitted: Architecture, dtype: np.dtype) ->
             )
 
 
+# Parameters that say how a fit runs, not what comes of it, and what its beginning has used up
+_OF_THE_RUN = {"n_jobs", "verbose", "device", "warm_start", "random_state"}
+
+
+def fit_settings(estimator: Any) -> dict[str, str]:
+    """Describe the parameters that determine what comes of a fit; one callable is as another."""
+    parameters = {name: value for name, value in estimator.get_params(deep=False).items()}
+    return {
+        name: "a callable" if callable(value) else repr(value)
+        for name, value in parameters.items()
+        if name not in _OF_THE_RUN
+    }
+
+
+def check_same_settings(estimator: Any, begun: dict[str, str]) -> None:
+    """Refuse other parameters than those that a fit was begun with, as `fit_settings` has them."""
+    for name, found in fit_settings(estimator).items():
+        if begun.get(name, found) != found:
+            raise ValueError(
+                f"{name}={found} is not what the fit was begun with that was cut off, "
+                f"{begun[name]}. resume ends it as it was begun; to go on in another way, use fit "
+                "with warm_start=True."
+            )
+
+
 def network_dtype(estimator: Any, X: Any) -> str:
     """Give the type in which to compute."""
     if estimator.dtype != "auto":

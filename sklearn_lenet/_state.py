@@ -8,7 +8,7 @@ Copies, and what a worker process returns, are checked likewise: whatever a fit 
 pass, numbers that are not finite among it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from math import isfinite, nan, prod
 from numbers import Integral, Real
@@ -18,11 +18,12 @@ from zlib import crc32
 import numpy as np
 from sklearn.utils import check_random_state
 
-from ._backend import to_host
-from ._images import ImageLayout, PixelRanges
+from ._backend import rows_on_host, to_host
+from ._engine import Data
+from ._images import ImageLayout, PixelRanges, row_chunks
 from ._network import Architecture
 from ._parameters import check_memory
-from ._training import Course
+from ._training import Course, Epoch
 
 # Of files. Those of another format are refused.
 FORMAT = 3
@@ -49,7 +50,11 @@ _ATTRIBUTES = (
     "validation_loss_curve_",
     "validation_scores_",
     "best_validation_score_",
+    "_cut",
 )
+
+# Of each epoch, as `Epoch` has them
+_CURVES = "loss_curve_", "validation_loss_curve_", "validation_scores_"
 
 # Arrays of a solver's state; "n_steps" counts beside them
 _SOLVERS = {
@@ -99,7 +104,6 @@ def trained_state(
     state: Mapping[str, Any],
     optimizer_name: str,
     course: Course,
-    generator: np.random.Generator,
     goes_on: bool,
 ) -> dict[str, Any]:
     """Give the attributes of an estimator after a training.
@@ -112,8 +116,6 @@ def trained_state(
         As `optimizer_name` gives it: the next training goes on from the state of its like only.
     course : Course
         Of the training.
-    generator : numpy.random.Generator
-        With which the next training goes on.
     goes_on : bool
         Whether the solver's state is kept, with which a later training can go on as this one would.
     """
@@ -122,7 +124,7 @@ def trained_state(
     trained = {
         "_parameters": to_host(course.parameters),
         "_optimizer": (optimizer_name, to_host(course.optimizer.state)) if goes_on else ("", {}),
-        "_generator": generator.bit_generator.state,
+        "_generator": course.generator.bit_generator.state,
         "n_iter_": len(epochs),
         "t_": state["t_"] + course.n_samples_seen,
         "loss_curve_": losses,
@@ -143,6 +145,105 @@ def trained_state(
         "best_validation_score_": max(scores, default=nan),
         "best_loss_": None,
     }
+
+
+def cut_state(
+    state: Mapping[str, Any], optimizer_name: str, origin: Callable[[], dict], course: Course
+) -> dict[str, Any]:
+    """Give the attribute that lets a fit go on which was cut off after whole epochs.
+
+    Parameters
+    ----------
+    state : mapping
+        The estimator's attributes, as they were before the training.
+    optimizer_name : str
+    origin : callable
+        Gives a dict: from "data" to their `fingerprint`, and from "settings" to those of the fit.
+    course : Course
+        Of the training; it has a snapshot.
+    """
+    snapshot = course.snapshot
+    assert snapshot is not None
+    parameters = to_host(snapshot.parameters)
+    is_best = snapshot.best is snapshot.parameters  # then a file has it once
+    return {
+        "_cut": {
+            "parameters": parameters,
+            "best": parameters if is_best else to_host(snapshot.best),
+            "optimizer": (optimizer_name, to_host(snapshot.optimizer)),
+            "generator": snapshot.generator,
+            "t": state["t_"],
+            **origin(),
+        }
+    }
+
+
+def epoch_state(
+    state: Mapping[str, Any], optimizer_name: str, origin: Callable[[], dict], course: Course
+) -> dict[str, Any]:
+    """Give the attributes that the estimator would have if its fit were cut off after this epoch.
+
+    The parameters are those of `cut_state`. What it gives, no later step changes.
+    """
+    cut = cut_state(state, optimizer_name, origin, course)
+    predicting = cut["_cut"]["parameters" if course.validation is None else "best"]
+    return {
+        **trained_state(state, optimizer_name, course, goes_on=False),
+        "_parameters": predicting,
+        "_optimizer": cut["_cut"]["optimizer"],
+        **cut,
+    }
+
+
+def beginning_of(estimator: Any) -> tuple[dict[str, Any], list[Epoch]]:
+    """Give what the fit that was cut off began with, and the epochs that it has run.
+
+    The beginning is that of its history: parameters, solver and generator are those after the last
+    of the epochs.
+    """
+    cut, n = estimator._cut, estimator.n_iter_
+    curves = {name: getattr(estimator, name) for name in _CURVES}
+    columns = [curve[-n:] if curve else [nan] * n for curve in curves.values()]
+    state = {
+        "_parameters": cut["parameters"],
+        "_optimizer": cut["optimizer"],
+        "_generator": cut["generator"],
+        "t_": cut["t"],
+        **{name: curve and curve[:-n] for name, curve in curves.items()},
+    }
+    return state, [Epoch(*values) for values in zip(*columns, strict=True)]
+
+
+def fingerprint(data: Data, validation: Data | None) -> tuple[int, int, int]:
+    """Give by what to know a fit's data: how many rows there are of each, and a checksum."""
+    checksum = 0
+    for part in (data, validation) if validation is not None else (data,):
+        values = [part.y[part.rows], part.weights[part.rows]]
+        for array in [*(rows_on_host(part.X, chunk) for chunk in row_chunks(part.rows)), *values]:
+            for piece in _parts(array):
+                checksum = crc32(piece, checksum)
+    return len(data.rows), 0 if validation is None else len(validation.rows), checksum
+
+
+def check_same_data(found: tuple[int, int, int], begun: tuple[int, int, int]) -> None:
+    """Refuse other data than those that a fit was begun with.
+
+    Parameters
+    ----------
+    found, begun : tuples
+        As `fingerprint` gives them.
+    """
+    if found != begun:
+        what = "their values, types, labels or weights are others"
+        if found[:2] != begun[:2]:
+            what = (
+                f"it learnt from {begun[0]} samples and was validated on {begun[1]}, got "
+                f"{found[0]} and {found[1]}"
+            )
+        raise ValueError(
+            f"X, y, sample_weight or X_val are not those of the fit that was cut off: {what}. Pass "
+            "the same, or begin anew with fit."
+        )
 
 
 def architecture_of(estimator: Any) -> Architecture:
@@ -277,10 +378,12 @@ def _check_fitted(state: Mapping[str, Any]) -> None:
     seed = state["_validation_seed"]
     _require(_is_integer(seed, 0) and seed < 2**31, "the validation set's seed is out of range")
     _require(_is_integer(state["t_"], 0), "t_ is no count")
-    for name in ("loss_curve_", "validation_loss_curve_", "validation_scores_"):
+    for name in _CURVES:
         history = state[name]
         is_list = isinstance(history, list) and all(map(_is_real, history))
         _require(is_list or (history is None and name != "loss_curve_"), f"{name} is no history")
+    if "_cut" in state:
+        _check_cut(state["_cut"], state)
 
 
 def _check_architecture(values: Any) -> Architecture:
@@ -345,6 +448,28 @@ def _check_solver(name: str, solver: Any, parameters: np.ndarray) -> None:
     _require(_is_integer(arrays.pop("n_steps", 0), 0), "n_steps is no count")
     for key, array in arrays.items():
         _check_vector(array, len(parameters), parameters.dtype, f"the solver's {key}")
+
+
+def _check_cut(cut: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Check what a fit can go on with that was cut off."""
+    parts = {"parameters", "best", "optimizer", "generator", "t", "data", "settings"}
+    _require(set(cut) == parts, "what is left of the fit is another")
+    parameters = state["_parameters"]
+    for key in ("parameters", "best"):
+        _check_vector(cut[key], len(parameters), parameters.dtype, f"the fit's {key}")
+    name, solver = cut["optimizer"]
+    _check_solver(name, solver, parameters)
+    np.random.default_rng().bit_generator.state = cut["generator"]
+    _require(_is_integer(cut["t"], 0), "the fit's t is no count")
+    _require(_are_integers(cut["data"], 0) and len(cut["data"]) == 3, "the data are unknown")
+    settings = cut["settings"]
+    texts = [*settings.keys(), *settings.values()]
+    _require(all(isinstance(text, str) for text in texts), "the settings are unknown")
+    n_epochs, curves = state["n_iter_"], [state[name] for name in _CURVES]
+    _require(
+        _is_integer(n_epochs, 1) and all(not curve or n_epochs <= len(curve) for curve in curves),
+        "n_iter_ is no count of epochs",
+    )
 
 
 def _check_vector(array: Any, length: int, dtype: Any, name: str) -> None:

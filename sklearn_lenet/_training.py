@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from ._backend import to_host
+from ._backend import to_device, to_host
 from ._diagnosis import answers, likely_cause, warn_of_one_answer
 from ._engine import Data, Engine, MiniBatches
 from ._interrupts import interrupted_twice, interruption_point
@@ -68,6 +69,40 @@ class Validation(NamedTuple):
     score: Callable[[float, float, Any], float]
 
 
+class Observer:
+    """Who looks on at a training, and may end it; here, nobody does."""
+
+    def epoch_begins(self) -> None:
+        """Learn that an epoch begins."""
+
+    def epoch_ended(self, course: "Course") -> bool:
+        """Look at an epoch that came to its end, and tell whether the training is to stop."""
+        return False
+
+    def fit_ended(self) -> None:
+        """Learn that the estimator has what it has learnt."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a training stood between two epochs: from there, it can run those that are left.
+
+    Attributes
+    ----------
+    parameters : array of shape (n_parameters,)
+        Those that predicted.
+    best : array of shape (n_parameters,)
+        Those that predicted best so far.
+    optimizer, generator : dict
+        Their states.
+    """
+
+    parameters: Any
+    best: Any
+    optimizer: dict[str, Any]
+    generator: Mapping[str, Any]
+
+
 class Orders:
     """The rows of each epoch, in its order.
 
@@ -109,8 +144,12 @@ class Course:
     ----------
     engine : Engine
     optimizer : Optimizer
+        Bound to the engine's parameters.
+    generator : numpy.random.Generator
+        Draws the order of the samples, and the augmentation.
     data : Data
     validation : Validation or None
+        None without early stopping.
     settings : Settings
 
     Attributes
@@ -119,22 +158,27 @@ class Course:
         Those run to their end, and not diverged.
     has_diverged : bool
         Whether a later one has.
-    was_interrupted : bool
+    was_interrupted, was_stopped : bool
+        By the user, and by an observer.
+    snapshot : Snapshot or None
+        Of the last epoch's end.
     """
 
     def __init__(
         self,
         engine: Engine,
         optimizer: Optimizer,
+        generator: np.random.Generator,
         data: Data,
         validation: Validation | None,
         settings: Settings,
     ) -> None:
-        self.engine, self.optimizer, self.settings = engine, optimizer, settings
-        self.data, self.validation = data, validation
+        self.engine, self.optimizer, self.generator = engine, optimizer, generator
+        self.data, self.validation, self.settings = data, validation, settings
         self._schedule = make_schedule(settings.lr_schedule, settings.lr, settings.max_iter)
         self.epochs: list[Epoch] = []
-        self.has_diverged = self.was_interrupted = False
+        self.has_diverged = self.was_interrupted = self.was_stopped = False
+        self.snapshot: Snapshot | None = None
         self._best, self._best_parameters, self._n_without_improvement = -inf, None, 0
 
     @property
@@ -161,8 +205,23 @@ class Course:
         self._rate = float(rates.max())
         return rates
 
-    def epoch_ended(self, loss: float) -> bool:
-        """Take in an epoch's loss, and tell whether the training is to stop.
+    @property
+    def is_over(self) -> bool:
+        """Whether the training is to stop, though `max_iter` may not have been reached."""
+        may_stop = self.validation is not None or self.settings.tol is not None
+        is_idle = self._n_without_improvement >= self.settings.n_iter_no_change
+        return self.has_diverged or self.was_stopped or (may_stop and is_idle)
+
+    def recall(self, epochs: Sequence[Epoch], best: Any) -> None:
+        """Go on after epochs that another training ran, and the best parameters among them."""
+        for epoch in epochs:
+            self._count(epoch)
+        self._best_parameters = to_device(self.engine.xp, best)
+        self.engine.n_samples_seen = len(epochs) * len(self.data.rows)
+        self._take_snapshot(self.optimizer.predicting.copy())
+
+    def epoch_ended(self, loss: float) -> None:
+        """Take in an epoch's loss.
 
         Raises
         ------
@@ -172,22 +231,33 @@ class Course:
         fault = self._fault(loss)
         if fault:
             self._diverge(fault, len(self.epochs) + 1)
-            return True
+            return
         epoch = Epoch(loss, nan, nan)
         if self.validation is not None:
             epoch = Epoch(loss, *self._validate(self.validation))
+        parameters = self.optimizer.predicting.copy()
+        if self._count(epoch):
+            self._best_parameters = parameters
+        self._take_snapshot(parameters)
+
+    def _count(self, epoch: Epoch) -> bool:
+        """Count an epoch, and tell whether it is the best so far."""
         quality = epoch.validation_score if self.validation else -epoch.loss
-        improved = quality > self._best + (self.settings.tol or 0)
+        is_best, improved = quality > self._best, quality > self._best + (self.settings.tol or 0)
         self._n_without_improvement = 0 if improved else self._n_without_improvement + 1
-        if quality > self._best:
-            self._best = quality
-            if self._best_parameters is None:
-                self._best_parameters = self.optimizer.predicting.copy()
-            self.engine.xp.copyto(self._best_parameters, self.optimizer.predicting)
+        self._best = max(self._best, quality)
         self._schedule.epoch_ended(improved)
         self.epochs.append(epoch)
-        may_stop = self.validation is not None or self.settings.tol is not None
-        return may_stop and self._n_without_improvement >= self.settings.n_iter_no_change
+        return is_best
+
+    def _take_snapshot(self, parameters: Any) -> None:
+        """Keep what is never changed from now on: copies of what later steps change."""
+        self.snapshot = Snapshot(
+            parameters,
+            self._best_parameters,
+            _copied(self.optimizer.state),
+            self.generator.bit_generator.state,
+        )
 
     def training_ended(self) -> None:
         """Look at the solver's state, and whether what is left gives more than one answer."""
@@ -250,31 +320,14 @@ class Course:
         )
 
 
-def train(
-    engine: Engine,
-    optimizer: Optimizer,
-    generator: np.random.Generator,
-    data: Data,
-    validation: Validation | None,
-    settings: Settings,
-) -> Course:
+def train(course: Course, observer: Observer) -> None:
     """Train for at most `max_iter` epochs; a keyboard interrupt ends it early, with a warning.
 
     Parameters
     ----------
-    engine : Engine
-    optimizer : Optimizer
-        Bound to the engine's parameters.
-    generator : numpy.random.Generator
-        Draws the order of the samples, and the augmentation.
-    data : Data
-    validation : Validation or None
-        None without early stopping.
-    settings : Settings
-
-    Returns
-    -------
     course : Course
+        That has not begun, or recalls epochs that another ran.
+    observer : Observer
 
     Raises
     ------
@@ -283,38 +336,47 @@ def train(
     KeyboardInterrupt
         If it comes in the first epoch, or is the second within a second.
     """
-    course = Course(engine, optimizer, data, validation, settings)
-    orders = Orders(generator, data.rows, settings.shuffle)
-    size = min(settings.batch_size, len(data.rows))
-    n_batches = ceil(len(data.rows) / size)
+    settings, data = course.settings, course.data
+    orders = Orders(course.generator, data.rows, settings.shuffle)
     try:
-        with _progress(settings) as show:
-            for number in range(settings.max_iter):
-                rates = course.rates(number, n_batches)
-                batches = MiniBatches(orders.take(), size, rates)
-                interruption_point()
-                loss = engine.train_epoch(data, batches, optimizer, generator)
-                if number + 1 < settings.max_iter:
-                    orders.draw_ahead()  # before the loss is waited for
-                stops = course.epoch_ended(loss())
-                if course.has_diverged:
-                    break
-                show(course.epochs[-1])
-                if stops:
-                    break
-            else:
-                if settings.tol is not None and not settings.is_partial:
-                    warn(
-                        f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached "
-                        "and the optimization hasn't converged yet.",
-                        ConvergenceWarning,
-                    )
+        with _progress(settings, len(course.epochs), len(data.rows)) as show:
+            while not course.is_over and len(course.epochs) < settings.max_iter:
+                observer.epoch_begins()
+                _run_epoch(course, orders)
+                if not course.has_diverged:
+                    show(course.epochs[-1])
+                    course.was_stopped = observer.epoch_ended(course)
+        if not course.is_over and settings.tol is not None and not settings.is_partial:
+            warn(
+                f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached "
+                "and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+            )
         course.training_ended()
     except KeyboardInterrupt:
         if interrupted_twice() or not course.epochs:
             raise
         course.interrupted()
-    return course
+
+
+def _run_epoch(course: Course, orders: Orders) -> None:
+    """Take every sample once, and have the course look at what comes of it."""
+    number, data, settings = len(course.epochs), course.data, course.settings
+    size = min(settings.batch_size, len(data.rows))
+    rates = course.rates(number, ceil(len(data.rows) / size))
+    batches = MiniBatches(orders.take(), size, rates)
+    interruption_point()
+    loss = course.engine.train_epoch(data, batches, course.optimizer, course.generator)
+    if number + 1 < settings.max_iter:
+        orders.draw_ahead()  # before the loss is waited for
+    course.epoch_ended(loss())
+
+
+def _copied(state: Any) -> Any:
+    """Copy a solver's state: its arrays, also those in a dict within it; numbers stay."""
+    if isinstance(state, dict):
+        return {name: _copied(part) for name, part in state.items()}
+    return state.copy() if hasattr(state, "copy") else state
 
 
 def _loss_and_accuracy(engine: Engine, data: Data) -> tuple[float, float]:
@@ -345,8 +407,17 @@ class _Output:
 
 
 @contextmanager
-def _progress(settings: Settings) -> Iterator[Any]:
-    """Give a function that shows an epoch's results on a tqdm bar, or nothing if not verbose."""
+def _progress(settings: Settings, n_epochs: int, n_rows: int) -> Iterator[Any]:
+    """Give a function that shows an epoch's results on a tqdm bar, or nothing if not verbose.
+
+    Parameters
+    ----------
+    settings : Settings
+    n_epochs : int
+        That have been run already.
+    n_rows : int
+        Images of an epoch.
+    """
     # A notebook shows what is written to stderr on red ground
     file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
     if not settings.verbose or file is None:
@@ -360,14 +431,18 @@ def _progress(settings: Settings) -> Iterator[Any]:
         monitor_interval = 0
 
     Bar.set_lock(threading.RLock())
-    with Bar(total=settings.max_iter, unit="epoch", file=_Output(file)) as bar:
+    total, output = settings.max_iter, _Output(file)
+    with Bar(total=total, initial=n_epochs, unit="epoch", file=output) as bar:
+        shown = time.perf_counter()
 
         def show(epoch: Epoch) -> None:
-            results = {"loss": epoch.loss}
+            nonlocal shown
+            before, shown = shown, time.perf_counter()
+            results = {"loss": f"{epoch.loss:.4f}"}
             if not isnan(epoch.validation_score):
-                results["val_score"] = epoch.validation_score
-            postfix = {name: f"{value:.4f}" for name, value in results.items()}
-            bar.set_postfix(postfix, refresh=False)  # `update` does
+                results["val_score"] = f"{epoch.validation_score:.4f}"
+            results["images/s"] = f"{n_rows / max(shown - before, 1e-9):.0f}"
+            bar.set_postfix(results, refresh=False)  # `update` does
             bar.update()
 
         yield show

@@ -11,6 +11,7 @@ from sklearn_lenet import LeNetClassifier
 from . import stand_in
 from .test_classifier import X, Y, model
 from .test_examples import run_blocks
+from .test_resume import LABELS, interrupted
 
 GUIDE = Path(__file__).parents[1] / "docs" / "user_guide.md"
 
@@ -61,6 +62,15 @@ PROVOKED = {
     "y contains labels that are not in classes": lambda: model().partial_fit(X, Y, classes=[0, 1]),
     "… is not what the network was fitted with": lambda: (
         model(warm_start=True).fit(X, Y).set_params(pooling="max").fit(X, Y)
+    ),
+    "There is no fit to resume: the last one came to its end": lambda: (
+        model().fit(X, Y).resume(X, Y)
+    ),
+    "X, y, sample_weight or X_val are not those of the fit that was cut off": lambda: (
+        interrupted().resume(X, Y)
+    ),
+    "… is not what the fit was begun with": lambda: (
+        interrupted().set_params(lr=0.1).resume(X, LABELS)
     ),
     "early_stopping=True needs two different samples of a class": lambda: model(
         early_stopping=True

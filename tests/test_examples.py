@@ -90,6 +90,14 @@ def test_pytorch_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_callbacks(tmp_path):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks since 1.9")
+    output = run("callbacks.py", tmp_path)
+    assert int(re.search(r"Ended after (\d+) epochs", output)[1]) == output.count("Epoch ") < 30
+    assert percentage("Test accuracy", output) >= 95
+
+
+@pytest.mark.slow
 def test_grid_search(tmp_path):
     output = run("grid_search.py", tmp_path)
     assert len(re.findall(r"^0\.\d+ +\d+ +0\.\d+ \+- 0\.\d+$", output, re.MULTILINE)) == 6
