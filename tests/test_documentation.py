@@ -1,7 +1,9 @@
 """The user guide's table of errors comes as it stands there; the GPU page's code runs."""
 
 import re
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -22,6 +24,22 @@ LARGE = np.random.default_rng(0).random((60, 784))
 def on_a_device():
     with pytest.MonkeyPatch.context() as monkeypatch:
         model().fit(stand_in.install(monkeypatch).asarray(X), Y)
+
+
+def checkpointed(path, **parameters):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks since 1.9")
+    checkpoint = import_module("sklearn_lenet.callbacks").Checkpoint(path)
+    return checkpoint, model(**parameters).set_callbacks(checkpoint)
+
+
+def fit_within_a_fit():
+    with TemporaryDirectory() as directory:
+        first, estimator = checkpointed(f"{directory}/lenet")
+        first.setup(estimator=estimator, context=None)
+        try:
+            checkpointed(f"{directory}/lenet")[1].fit(X, Y)
+        finally:
+            first.teardown(estimator=estimator, context=None)
 
 
 PROVOKED = {
@@ -71,6 +89,13 @@ PROVOKED = {
     ),
     "… is not what the fit was begun with": lambda: (
         interrupted().set_params(lr=0.1).resume(X, LABELS)
+    ),
+    "Another fit is writing its checkpoints to": fit_within_a_fit,
+    "Checkpoint cannot save the parameter": lambda: checkpointed("lenet", augment=lambda i, g: i)[
+        1
+    ].fit(X, Y),
+    "There can be no checkpoint … no such directory": lambda: checkpointed("none/lenet")[1].fit(
+        X, Y
     ),
     "early_stopping=True needs two different samples of a class": lambda: model(
         early_stopping=True

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -15,14 +16,19 @@ import sklearn_lenet
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, directory, *arguments):
-    """Run an example in a process of its own, its warnings being errors; give what it printed."""
+def environment():
+    """Give that of a process that imports the package from where it lies."""
     package = Path(sklearn_lenet.__file__).parents[1]
     path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path}
+
+
+def run(script, directory, *arguments):
+    """Run an example in a process of its own, its warnings being errors; give what it printed."""
     finished = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "examples" / script, *arguments],
         cwd=directory,
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
@@ -95,6 +101,24 @@ def test_callbacks(tmp_path):
     output = run("callbacks.py", tmp_path)
     assert int(re.search(r"Ended after (\d+) epochs", output)[1]) == output.count("Epoch ") < 30
     assert percentage("Test accuracy", output) >= 95
+
+
+@pytest.mark.slow
+def test_checkpoints(tmp_path):
+    """Killed when there is a checkpoint, it goes on."""
+    pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks since 1.9")
+    path = tmp_path / "lenet.joblib"
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "examples" / "checkpoints.py"], cwd=tmp_path, env=environment()
+    )
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    output = run("checkpoints.py", tmp_path)
+    assert "Going on after epoch" in output
+    assert percentage("Test accuracy after epoch 10", output) >= 95
+    assert [each.name for each in tmp_path.iterdir()] == ["lenet.joblib"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from . import house
 # From the estimator down: each file imports later ones only
 ORDER = [
     "onnx.py",
+    "callbacks.py",
     "_classifier.py",
     "_observers.py",
     "_state.py",

@@ -1,7 +1,9 @@
 """A fit that was cut off goes on at its place, and gives the bits of one that was not."""
 
 import copy
+import importlib
 import pickle
+import sys
 import warnings
 from itertools import count
 
@@ -350,3 +352,11 @@ def test_damaged_count(n_epochs):
     estimator.n_iter_ = n_epochs
     with pytest.raises(ValueError, match="damaged: n_iter_ is no count"):
         pickle.loads(pickle.dumps(estimator))
+
+
+def test_scikit_learn_without_callbacks(monkeypatch):
+    """What needs them says so; nothing else does."""
+    monkeypatch.setitem(sys.modules, "sklearn.callback", None)
+    monkeypatch.delitem(sys.modules, "sklearn_lenet.callbacks", raising=False)
+    with pytest.raises(ImportError, match=r"needs scikit-learn 1\.9 or later\. Got \d"):
+        importlib.import_module("sklearn_lenet.callbacks")
