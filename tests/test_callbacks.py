@@ -77,8 +77,8 @@ def no_interrupt_before():
 
 def threads():
     """Give those there are, but for scikit-learn's that listen, which a closed socket may leave."""
-    found = set(threading.enumerate())
-    return {thread for thread in found if "(_accept)" not in thread.name}
+    theirs = "(_accept)", "(_handle)"
+    return {thread for thread in threading.enumerate() if not thread.name.endswith(theirs)}
 
 
 def test_what_they_are_told():
@@ -223,7 +223,7 @@ def test_error_of_a_callback(parameters, monkeypatch):
         estimator.fit(X, Y)
     assert failing.told[-1] == "teardown"
     assert vars(estimator) == before
-    assert threads() == there
+    assert threads() <= there  # a search's may end meanwhile
 
 
 def progress_bars():
@@ -251,7 +251,7 @@ def test_progress_bar_ends(how, capsys):
             assert not estimator.__sklearn_is_fitted__()
     finally:
         Failing.error = RuntimeError("on purpose")
-    assert threads() == there
+    assert threads() <= there  # a search's may end meanwhile
     assert not {"_callback_fit_ctx", "_skl_callbacks_to_teardown"} & set(vars(estimator))
 
 

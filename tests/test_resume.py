@@ -54,7 +54,9 @@ def interrupted(moment=14, y=LABELS, given=(), **parameters):
     return cut_off(lambda: model(**parameters).fit(X, y, **dict(given)), moment)
 
 
-@pytest.mark.parametrize("moment", [6, 9, 14, 20])
+@pytest.mark.parametrize(
+    "moment", [6, 14, *(pytest.param(moment, marks=pytest.mark.slow) for moment in (9, 20))]
+)
 @pytest.mark.parametrize(
     "parameters",
     [
