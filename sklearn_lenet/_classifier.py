@@ -267,6 +267,9 @@ class LeNetClassifier(
     `partial_fit` give the same weights to the bit, where `lr_schedule` is "constant" and `tol`
     doesn't stop them; so they do with the estimator pickled in between.
 
+    With scikit-learn 1.9 or later, `set_callbacks` takes its callbacks, which look on at `fit` and
+    `resume`, epoch by epoch.
+
     References
     ----------
     Y. LeCun, L. Bottou, Y. Bengio and P. Haffner. Gradient-based learning applied to document
@@ -427,8 +430,9 @@ class LeNetClassifier(
         -----
         UserWarning
             If a keyboard interrupt ended the training after its first epoch: the weights so far are
-            kept. If one pixel in 10,000, or fewer, make most of the variance of `X`. If `X_val`, or
-            with `warm_start` `X`, is in another range than what was learnt from before.
+            kept, and `resume` runs the remaining epochs. If one pixel in 10,000, or fewer, make
+            most of the variance of `X`. If `X_val`, or with `warm_start` `X`, is in another range
+            than what was learnt from before.
         ImageShapeWarning
             If rows are laid out as images by a guess.
         ConvergenceWarning

@@ -8,15 +8,18 @@ fitted with what it learnt, and nothing else may be left behind.
 import argparse
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from functools import cache
+from importlib.util import find_spec
+from itertools import count
 
 import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from sklearn_lenet import LeNetClassifier, _interrupts, _warnings
+from sklearn_lenet import LeNetClassifier, _engine, _interrupts, _warnings
 
 from .findings import tell
 
@@ -54,7 +57,17 @@ def rate(epoch):
     return 0.01 / (1 + epoch)
 
 
-# By name: parameters, whether the estimator is fitted before, and the call
+def with_a_checkpoint(model):
+    """Fit so, where scikit-learn has callbacks."""
+    if find_spec("sklearn.callback") is None:
+        return model.fit(X, Y)
+    from sklearn_lenet.callbacks import Checkpoint
+
+    with tempfile.TemporaryDirectory() as directory:
+        return model.set_callbacks(Checkpoint(f"{directory}/model")).fit(X, Y)
+
+
+# By name: parameters, whether the estimator is fitted before, or cut off, and the call
 SCENARIOS = {
     "first fit": ({}, False, lambda model: model.fit(X, Y)),
     "refit": ({}, True, lambda model: model.fit(X, Y)),
@@ -65,6 +78,13 @@ SCENARIOS = {
         True,
         lambda model: model.fit(X, Y),
     ),
+    "scorer": (
+        {"early_stopping": True, "scoring": "neg_log_loss"},
+        True,
+        lambda model: model.fit(X, Y),
+    ),
+    "checkpoint": ({}, True, with_a_checkpoint),
+    "resume": ({}, "cut off", lambda model: model.resume(X, Y)),
     "first partial_fit": ({}, False, lambda model: model.partial_fit(X, Y, classes=[0, 1, 2])),
     "next partial_fit": ({}, True, lambda model: model.partial_fit(X, Y)),
     "predict_proba": ({}, True, lambda model: model.predict_proba(X)),
@@ -76,18 +96,38 @@ def make(name):
     """Make a scenario's estimator, as it is before the call."""
     parameters, is_fitted, _ = SCENARIOS[name]
     model = LeNetClassifier(**SMALL | parameters)
+    if is_fitted == "cut off":
+        return cut_off(lambda: model.fit(X, Y), 7)
     return model.fit(X, Y) if is_fitted else model
+
+
+def cut_off(call, moment):
+    """Call, and interrupt at a moment: a shard of a mini-batch, or of what is validated on."""
+    _interrupts._times.clear()
+    moments, interruption_point = count(1), _engine.interruption_point
+
+    def interrupt():
+        if next(moments) == moment:
+            raise KeyboardInterrupt
+
+    _engine.interruption_point = interrupt
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Training interrupted by user")
+            return call()
+    finally:
+        _engine.interruption_point = interruption_point
 
 
 def injected(call, moments):
     """Call with an interrupt at each of the moments; give how many there were, and the error."""
-    count = 0
+    n_calls = 0
 
     def profile(frame, event, argument):
-        nonlocal count
+        nonlocal n_calls
         if event in ("call", "c_return"):
-            count += 1
-            if count in moments:
+            n_calls += 1
+            if n_calls in moments:
                 signal.raise_signal(signal.SIGINT)
 
     error = None
@@ -98,7 +138,7 @@ def injected(call, moments):
         error = raised
     finally:
         sys.setprofile(None)
-    return count, error
+    return n_calls, error
 
 
 @cache

@@ -163,8 +163,10 @@ def test_in_a_pipeline(path):
 
 def test_size(path):
     """The weights, the solver's two averages, and the best weights, where they are others."""
-    loaded = cut_off(path)
-    assert path.stat().st_size < 4.2 * loaded._parameters.nbytes
+    n_bytes = cut_off(path)._parameters.nbytes
+    assert 2.9 * n_bytes < path.stat().st_size < 4.2 * n_bytes
+    cut_off(path, ema_decay=0.9)
+    assert path.stat().st_size < 5.3 * n_bytes
 
 
 def failing_once(name, error):

@@ -5,7 +5,6 @@ import importlib
 import pickle
 import sys
 import warnings
-from itertools import count
 
 import joblib
 import numpy as np
@@ -14,10 +13,8 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from sklearn_lenet import _engine
-
 from . import damage, stand_in, test_classifier
-from .interrupts import checksum
+from .interrupts import checksum, cut_off
 from .test_classifier import X, Y, assert_same_bits, images
 
 LABELS = np.random.default_rng(0).integers(0, 3, 60)  # nothing to learn: scores go up and down
@@ -33,20 +30,6 @@ def halved(epoch):
 
 def flipped(images, generator):
     return images[..., ::-1] if generator.integers(2) else images
-
-
-def cut_off(call, moment):
-    """Call, and interrupt at a moment: a shard of a mini-batch, or of what is validated on."""
-    moments = count(1)
-
-    def interrupt():
-        if next(moments) == moment:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(_engine, "interruption_point", interrupt)
-        with pytest.warns(UserWarning, match="interrupted by user"):
-            return call()
 
 
 def interrupted(moment=14, y=LABELS, given=(), **parameters):
