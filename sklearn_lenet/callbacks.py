@@ -60,8 +60,8 @@ class Checkpoint:
     ------
     ValueError
         If `every` is no positive int. By `fit`, if there is no such directory, if another fit is
-        writing to this path, or if a parameter, such as a function that was defined within another
-        or a lambda, cannot be pickled.
+        writing to this path, or if a parameter, or another attribute, cannot be pickled, such as a
+        lambda, or a function that was defined within another.
     TypeError
         By `fit`, if it is that of anything else than a `LeNetClassifier`: set the callback on the
         pipeline's step, not on the pipeline.
@@ -116,13 +116,13 @@ class Checkpoint:
             )
         if not self.path.parent.is_dir() or self.path.is_dir():
             raise ValueError(f"There can be no checkpoint {str(self.path)!r}: no such directory.")
-        for name, value in estimator.get_params(deep=False).items():
+        for name, value in estimator.__getstate__().items():
             try:
                 pickle.dumps(value)
             except Exception as error:
                 raise ValueError(
-                    f"Checkpoint cannot save the parameter {name}={value!r}: {error}. A function "
-                    "has to be one of a module."
+                    f"Checkpoint cannot save {name}={value!r}: {error}. A function has to be one "
+                    "of a module."
                 ) from error
         self._fits[id(estimator)] = _Fit(self._lock())
 

@@ -262,9 +262,16 @@ def test_what_cannot_be_pickled(name, path):
     """It is refused before anything is trained."""
     functions = {"augment": lambda images, generator: 1 / 0, "lr_schedule": lambda epoch: 1 / 0}
     estimator = model(**{name: functions[name]}).set_callbacks(callbacks.Checkpoint(path))
-    with pytest.raises(ValueError, match=f"Checkpoint cannot save the parameter {name}=<function"):
+    with pytest.raises(ValueError, match=f"Checkpoint cannot save {name}=<function"):
         estimator.fit(X, Y)
     assert os.listdir(path.parent) == []
+
+
+def test_attribute_that_cannot_be_pickled(path):
+    estimator = model().set_callbacks(callbacks.Checkpoint(path))
+    estimator.note_ = threading.Lock()
+    with pytest.raises(ValueError, match=r"Checkpoint cannot save note_=.*cannot pickle"):
+        estimator.fit(X, Y)
 
 
 def test_what_is_no_place(tmp_path):

@@ -91,7 +91,7 @@ PROVOKED = {
         interrupted().set_params(lr=0.1).resume(X, LABELS)
     ),
     "Another fit is writing its checkpoints to": fit_within_a_fit,
-    "Checkpoint cannot save the parameter": lambda: checkpointed("lenet", augment=lambda i, g: i)[
+    "Checkpoint cannot save augment=…": lambda: checkpointed("lenet", augment=lambda i, g: i)[
         1
     ].fit(X, Y),
     "There can be no checkpoint … no such directory": lambda: checkpointed("none/lenet")[1].fit(
