@@ -309,10 +309,9 @@ _OF_THE_RUN = {"n_jobs", "verbose", "device", "warm_start", "random_state"}
 
 def fit_settings(estimator: Any) -> dict[str, str]:
     """Describe the parameters that determine what comes of a fit; one callable is as another."""
-    parameters = {name: value for name, value in estimator.get_params(deep=False).items()}
     return {
         name: "a callable" if callable(value) else repr(value)
-        for name, value in parameters.items()
+        for name, value in estimator.get_params(deep=False).items()
         if name not in _OF_THE_RUN
     }
 
