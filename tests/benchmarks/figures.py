@@ -466,12 +466,13 @@ def _training(what: str, at_least: float | None, **parameters: Any) -> Figure:
 
 
 # What larger networks are called, their parameters, and what is wanted
-_SIZES: dict[str, tuple[dict[str, Any], float]] = {
+_SIZES: dict[str, tuple[dict[str, Any], float | None]] = {
     "16-32": ({"conv_channels": (16, 32)}, 1.75),
     "32-64": ({"conv_channels": (32, 64)}, 1.5),
     "32-64-colour": ({"conv_channels": (32, 64), "colour": True}, 1.25),
     "64-128-colour": ({"conv_channels": (64, 128), "colour": True}, 1.25),
-    "32-64-128": (
+    "128-256-colour": ({"conv_channels": (128, 256), "colour": True}, None),
+    "3x3": (
         {"conv_channels": (32, 64, 128), "kernel_size": 3, "padding": 1, "colour": True},
         1.1,
     ),
@@ -482,20 +483,20 @@ def _sizes() -> dict[str, Figure]:
     """Make the figures of larger networks: mean and max pooling, and larger mini-batches."""
     figures = {}
     for name, (parameters, at_least) in _SIZES.items():
-        kernels = f"{parameters['conv_channels']} kernels"
         image = "3 x 32 x 32" if parameters.get("colour") else "28 x 28"
-        what = f"{kernels}, {image}, PyTorch / ours, batch 64"
-        figures[f"size-{name}"] = _training(what, at_least, threads=1, **parameters)
-        figures[f"size-{name}-max"] = _training(
-            f"{what}, max pooling", at_least - 0.1, threads=1, pooling="max", **parameters
-        )
-        figures[f"size-{name}-128"] = _training(
-            f"{what[:-2]}128",
-            at_least,
-            threads=1,
-            batch_size=128,
-            **parameters,
-        )
+        what = f"{parameters['conv_channels']} kernels, {image}"
+        for suffix, kind, less, more in (
+            ("", "batch 64", 0.0, {}),
+            ("-max", "max pooling, batch 64", 0.1, {"pooling": "max"}),
+            ("-128", "batch 128", 0.0, {"batch_size": 128}),
+        ):
+            figures[f"size-{name}{suffix}"] = _training(
+                f"{what}, PyTorch / ours, {kind}",
+                None if at_least is None else at_least - less,
+                threads=1,
+                **parameters,
+                **more,
+            )
     return figures
 
 
