@@ -1,5 +1,6 @@
 """What several test files share: small networks, and what to draw examples from."""
 
+import re
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -21,6 +22,11 @@ by_example = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+def without_addresses(value):
+    """Name a test's parameter; functions by their names alone, the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 def import_torch():

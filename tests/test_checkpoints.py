@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from . import kills, stand_in
+from .helpers import without_addresses
 from .interrupts import checksum
 from .test_classifier import X, Y, assert_same_bits, images
 from .test_resume import LABELS, flipped, halved, model
@@ -66,7 +67,7 @@ def cut_off(path, epoch=2, every=1, given=(), **parameters):
         {"early_stopping": True, "scoring": "loss", "lr_schedule": "plateau"},
         {"warm_start": True, "tol": 0, "n_iter_no_change": 3},
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_resumed(parameters, path):
     loaded = cut_off(path, **parameters)

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from . import damage, stand_in, test_classifier
+from .helpers import without_addresses
 from .interrupts import checksum, cut_off
 from .test_classifier import X, Y, assert_same_bits, images
 
@@ -53,7 +54,7 @@ def interrupted(moment=14, y=LABELS, given=(), **parameters):
         {"tol": 0.01, "n_iter_no_change": 4, "lr_schedule": "plateau", "dtype": "float64"},
         {"warm_start": True, "label_smoothing": 0.1},
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_same_bits(parameters, moment):
     parameters = {"max_iter": 7} | parameters
@@ -228,7 +229,7 @@ def test_other_validation_data():
         {"pooling": "max"},
         {"class_weight": {0: 2}},
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_other_parameters(parameters):
     (name,) = parameters
