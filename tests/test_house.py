@@ -10,6 +10,9 @@ from . import house
 ORDER = [
     "onnx.py",
     "callbacks.py",
+    "inspection/__init__.py",
+    "inspection/_loss_curve.py",
+    "inspection/_drawing.py",
     "_classifier.py",
     "_observers.py",
     "_state.py",
