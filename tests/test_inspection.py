@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_lenet import LeNetClassifier
-from sklearn_lenet.inspection import LossCurveDisplay
+from sklearn_lenet.inspection import FiltersDisplay, LossCurveDisplay
 
 from .test_classifier import X, Y, model
 
@@ -32,6 +32,15 @@ def validated():
     return model(early_stopping=True).fit(X, Y)
 
 
+def shown(axes):
+    """Give the images that axes show, in their order."""
+    return [image.get_array().data for each in np.ravel(axes) for image in each.images]
+
+
+def title(figure):
+    return figure.get_suptitle()
+
+
 def curve(line):
     return [*map(list, line.get_data())]
 
@@ -47,7 +56,10 @@ def test_matplotlib_is_needed_to_draw_alone(fitted, monkeypatch):
         display.plot()
 
 
-@pytest.mark.parametrize("display", [LossCurveDisplay])
+OF_MODELS = [LossCurveDisplay, FiltersDisplay]
+
+
+@pytest.mark.parametrize("display", OF_MODELS)
 class TestWhatIsNoModel:
     def test_not_fitted(self, display):
         with pytest.raises(NotFittedError):
@@ -117,3 +129,53 @@ class TestLossCurve:
         assert curve(display.lines_[0]) == [[1, 2], [3, 2]]
         assert display.lines_[0].get_label() == "training"
         assert np.ravel(display.axes_)[0].get_ylabel() == "loss"
+
+
+class TestFilters:
+    def test_kernels(self, fitted):
+        display = FiltersDisplay.from_estimator(fitted)
+        assert display.axes_.shape == (1, 6)
+        np.testing.assert_array_equal(shown(display.axes_), fitted.coefs_[0][:, 0])
+        assert [axes.get_title() for axes in display.axes_[0]] == list("012345")
+        assert title(display.figure_) == "Kernels of the first convolution"
+        assert [axes.get_ylabel() for axes in display.figure_.axes if axes.get_ylabel()] == [
+            "weight"
+        ]
+
+    def test_zero_is_grey_in_all_of_them(self, fitted):
+        ranges = {
+            axes.images[0].get_clim() for axes in FiltersDisplay.from_estimator(fitted).axes_.flat
+        }
+        largest = np.abs(fitted.coefs_[0]).max()
+        assert ranges == {(-largest, largest)}
+
+    def test_colour(self):
+        kernels = np.arange(10.0 * 3 * 2 * 2).reshape(10, 3, 2, 2)
+        display = FiltersDisplay(kernels=kernels).plot()
+        assert display.axes_.shape == (6, 8)
+        np.testing.assert_array_equal(shown(display.axes_[2]), kernels[:8, 2])
+        np.testing.assert_array_equal(shown(display.axes_[4]), kernels[8:, 1])
+        assert display.axes_[2, 0].get_ylabel() == "channel 2"
+        assert display.axes_[3, 1].get_title() == "9"
+
+    def test_keeps_its_numbers(self):
+        other = model(max_iter=1).fit(X, Y)
+        display = FiltersDisplay.from_estimator(other)
+        before = display.kernels.copy()
+        other.coefs_[0][...] = 0
+        np.testing.assert_array_equal(display.kernels, before)
+
+    def test_in_the_place_of_axes(self, fitted):
+        figure, (left, right) = plt.subplots(1, 2)
+        display = FiltersDisplay.from_estimator(fitted, ax=right)
+        assert display.figure_ is figure
+        assert title(display.axes_[0, 0].figure) == "Kernels of the first convolution"
+        figure.canvas.draw()
+        assert all(
+            axes.get_window_extent().x0 > left.get_window_extent().x1 for axes in display.axes_.flat
+        )
+
+    def test_axes_that_have_no_place_in_a_grid(self, fitted):
+        axes = plt.figure().add_axes((0, 0, 1, 1))
+        with pytest.raises(ValueError, match=r"ax should be Axes of a grid, as plt.subplots\(\)"):
+            FiltersDisplay.from_estimator(fitted, ax=axes)

@@ -1,5 +1,6 @@
-"""Pictures of a model: its loss, in scikit-learn's style. They need matplotlib."""
+"""Pictures of a model, in scikit-learn's style: they need matplotlib."""
 
+from ._filters import FiltersDisplay
 from ._loss_curve import LossCurveDisplay
 
-__all__ = ["LossCurveDisplay"]
+__all__ = ["FiltersDisplay", "LossCurveDisplay"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .._classifier import LeNetClassifier
@@ -9,6 +10,9 @@ from .._classifier import LeNetClassifier
 # Told apart by the colour-blind (Okabe and Ito, 2008); the markers, by those who print in greys
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+# Images side by side, at most
+COLUMNS = 8
 
 
 def import_pyplot(display: Any) -> Any:
@@ -31,3 +35,52 @@ def check_network(estimator: Any, display: type) -> None:
             "Of a pipeline pass the step, pipeline[-1]; of a search, search.best_estimator_."
         )
     check_is_fitted(estimator)
+
+
+def image_grid(
+    plt: Any, ax: Any, title: str, shape: tuple[int, int], height: float = 1.1
+) -> tuple[Any, np.ndarray]:
+    """Make axes without ticks for images, in the place of other axes or in a new figure.
+
+    Parameters
+    ----------
+    plt : module
+        matplotlib.pyplot.
+    ax : matplotlib Axes or None
+    title : str
+    shape : tuple (n_rows, n_columns)
+    height : float, default=1.1
+        Inches of a row in a new figure.
+
+    Returns
+    -------
+    figure : matplotlib Figure or SubFigure
+        Of the other axes, or the new one.
+    axes : ndarray of shape (n_rows, n_columns) of matplotlib Axes
+    """
+    n_rows, n_columns = shape
+    if ax is None:
+        size = max(1.1 * n_columns + 0.5, 4), height * n_rows + 0.6
+        figure = place = plt.figure(figsize=size, layout="constrained")
+    else:
+        if ax.get_subplotspec() is None:
+            raise ValueError(
+                "ax should be Axes of a grid, as plt.subplots() makes them. Got Axes that were put "
+                "at a position of their own."
+            )
+        ax.set_axis_off()
+        figure = ax.figure
+        place = figure.add_subfigure(ax.get_subplotspec())
+    place.suptitle(title)
+    axes = place.subplots(n_rows, n_columns, squeeze=False)
+    for each in axes.flat:
+        each.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def show_image(axes: Any, image: np.ndarray, low: float, high: float) -> Any:
+    """Show an image of shape (C, H, W): three channels in colour, others as the mean, in greys."""
+    if len(image) == 3:
+        span = high - low or 1.0
+        return axes.imshow(np.clip((image.transpose(1, 2, 0) - low) / span, 0, 1))
+    return axes.imshow(image.mean(axis=0), cmap="gray", vmin=low, vmax=high)
