@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,7 +15,7 @@ from ._augmentation import NO_AUGMENTATION, Augmentation
 from ._backend import is_cupy, single_threaded_blas, to_device, to_host, zeros
 from ._images import ImageLayout, ImageLoader
 from ._interrupts import interruption_point
-from ._layers import even_slices
+from ._layers import ConvPool, KernelMatrix, even_slices
 from ._loss import softmax_cross_entropy
 from ._network import Architecture, Network
 from ._optimizers import Optimizer
@@ -525,3 +525,54 @@ def batch_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
     batches = np.repeat(np.arange(ceil(len(weights) / batch_size)), batch_size)[: len(weights)]
     totals = np.bincount(batches, weights)
     return totals, weights / totals[batches]
+
+
+def feature_maps(
+    architecture: Architecture, layout: ImageLayout, parameters: np.ndarray, row: np.ndarray
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Take one image through the convolutions, and give all of their maps.
+
+    Training and prediction compute only what pooling reads, in an order of their own.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    layout : ImageLayout
+    parameters : ndarray of shape (n_parameters,)
+    row : ndarray of shape (n_features,)
+
+    Returns
+    -------
+    image : ndarray of shape (C, H, W)
+        As the first convolution reads it, scaled and enlarged.
+    maps : list of pairs of ndarrays of shape (C, H, W)
+        For each convolution, behind the activation and behind pooling.
+    """
+    C, H, W = architecture.image_shape
+    image = zeros(np, (H, C, W, 1), parameters.dtype)
+    ImageLoader(np, layout, image).load(row[None])
+    weights, biases = architecture.views(parameters)
+    images, all_maps = image, []
+    for shape, weight, bias in zip(architecture.convolutions(), weights, biases, strict=False):
+        whole = replace(shape, pool_size=1)
+        padded = zeros(np, (*whole.padded_shape, 1), parameters.dtype)
+        inner = slice(shape.padding, shape.padding + shape.height)
+        padded[inner, :, shape.padding : shape.padding + shape.width] = images
+        maps = zeros(
+            np, (whole.out_height, whole.out_channels, whole.out_width, 1), parameters.dtype
+        )
+        kernels = KernelMatrix(np, whole, weight, bias, None, None)
+        kernels.lay_out()
+        of_architecture = architecture.pooling, architecture.activation
+        ConvPool(np, kernels, *of_architecture, padded, None, maps, None).forward()
+        side, (Y, X) = shape.pool_size, (shape.out_height, shape.out_width)
+        windows = maps[: Y * side, :, : X * side].reshape(Y, side, -1, X, side, 1)
+        pool = np.mean if architecture.pooling == "avg" else np.max
+        images = pool(windows, axis=(1, 4))
+        all_maps.append((_channels_first(maps), _channels_first(images)))
+    return _channels_first(image), all_maps
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    """Give a network's one image, of shape (H, C, W, 1), as (C, H, W)."""
+    return images[..., 0].transpose(1, 0, 2)

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
-from sklearn_lenet._engine import Data, Engine, MiniBatches, Objective, ShardNetwork, Workers
+from sklearn_lenet._engine import (
+    Data,
+    Engine,
+    MiniBatches,
+    Objective,
+    ShardNetwork,
+    Workers,
+    feature_maps,
+)
 from sklearn_lenet._images import ImageLayout
 from sklearn_lenet._optimizers import SGD, Adam
 
@@ -368,6 +376,44 @@ class TestPredictions:
         parameters.flags.writeable = False
         with make_engine(parameters) as engine:
             engine.predict_logits(X)
+
+
+class TestFeatureMaps:
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {},
+            {"activation": "sigmoid", "pool_size": 1},
+            # Pooling leaves a row and a column out; the second convolution reads four channels
+            {
+                "image_shape": (2, 11, 9),
+                "conv_channels": (4, 3),
+                "stride": (2, 1),
+                "padding": (2, 1),
+            },
+            {
+                "conv_channels": (5,),
+                "kernel_size": (1,),
+                "stride": (1,),
+                "padding": (0,),
+                "activation": "tanh",
+            },
+        ],
+    )
+    def test_against_loops(self, pooling, changes):
+        architecture = small_architecture(pooling=pooling, **changes)
+        C, H, W = shape = architecture.image_shape
+        parameters, row = random_parameters(architecture), data(1, C * H * W)[0][0]
+        layout = replace(LAYOUT, image_shape=shape, n_features=C * H * W, canvas_shape=shape)
+        image, maps = feature_maps(architecture, layout, parameters, row)
+        assert_close(image, ((row - 0.25) * 1.5).reshape(shape), 1e-7)
+        _, steps = naive.forward(architecture, parameters, image[None])
+        assert len(maps) == len(architecture.conv_channels)
+        for (convolved, pooled), (_, a) in zip(maps, steps, strict=False):
+            states = naive.each(naive.FUNCTIONS[architecture.activation], a)
+            assert_close(convolved, states[0], 1e-12)
+            assert_close(pooled, naive.pooling(pooling, states, architecture.pool_size)[0], 1e-12)
 
 
 class TestSpares:

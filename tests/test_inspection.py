@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_lenet import LeNetClassifier
-from sklearn_lenet.inspection import FiltersDisplay, LossCurveDisplay
+from sklearn_lenet.inspection import FeatureMapsDisplay, FiltersDisplay, LossCurveDisplay
 
 from .test_classifier import X, Y, model
 
@@ -56,20 +56,20 @@ def test_matplotlib_is_needed_to_draw_alone(fitted, monkeypatch):
         display.plot()
 
 
-OF_MODELS = [LossCurveDisplay, FiltersDisplay]
+OF_MODELS = [(LossCurveDisplay,), (FiltersDisplay,), (FeatureMapsDisplay, X[0])]
 
 
-@pytest.mark.parametrize("display", OF_MODELS)
+@pytest.mark.parametrize(("display", "data"), [(display, data) for display, *data in OF_MODELS])
 class TestWhatIsNoModel:
-    def test_not_fitted(self, display):
+    def test_not_fitted(self, display, data):
         with pytest.raises(NotFittedError):
-            display.from_estimator(LeNetClassifier())
+            display.from_estimator(LeNetClassifier(), *data)
 
-    def test_pipeline(self, display, fitted):
+    def test_pipeline(self, display, data, fitted):
         pipeline = make_pipeline(FunctionTransformer(), fitted)
         with pytest.raises(TypeError, match=r"Got Pipeline instead\. Of a pipeline pass the step"):
-            display.from_estimator(pipeline)
-        display.from_estimator(pipeline[-1])
+            display.from_estimator(pipeline, *data)
+        display.from_estimator(pipeline[-1], *data)
 
 
 class TestLossCurve:
@@ -179,3 +179,57 @@ class TestFilters:
         axes = plt.figure().add_axes((0, 0, 1, 1))
         with pytest.raises(ValueError, match=r"ax should be Axes of a grid, as plt.subplots\(\)"):
             FiltersDisplay.from_estimator(fitted, ax=axes)
+
+
+class TestFeatureMaps:
+    def test_image_and_maps(self, fitted):
+        display = FeatureMapsDisplay.from_estimator(fitted, X[0])
+        (first, pooled), (second, last) = display.maps
+        shapes = [maps.shape for maps in (display.image, first, pooled, second, last)]
+        assert shapes == [(1, 12, 12), (6, 12, 12), (6, 6, 6), (16, 2, 2), (16, 1, 1)]
+        assert display.axes_.shape == (1 + 1 + 1 + 2 + 2, 8)
+        np.testing.assert_array_equal(shown(display.axes_[0]), display.image)
+        np.testing.assert_array_equal(shown(display.axes_[2]), pooled)
+        np.testing.assert_array_equal(shown(display.axes_[3:5]), second)
+        label = f"pooling 1\n6 x 6\n{pooled.min():.2g} to {pooled.max():.2g}"
+        assert display.axes_[2, 0].get_ylabel() == label
+        assert display.axes_[2, 0].images[0].get_clim() == (pooled.min(), pooled.max())
+        assert title(display.figure_) == "One image in the convolutions"
+
+    def test_lead_to_the_prediction(self, fitted):
+        (_, (_, maps)) = FeatureMapsDisplay.from_estimator(fitted, X[0]).maps
+        states = maps.ravel()
+        for weight, bias in list(zip(fitted.coefs_, fitted.intercepts_, strict=True))[2:-1]:
+            states = np.maximum(weight @ states + bias, 0)
+        logits = fitted.coefs_[-1] @ states + fitted.intercepts_[-1]
+        proba = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(proba, fitted.predict_proba(X[:1])[0], rtol=1e-4)
+
+    @pytest.mark.parametrize("image", [X[:1], X[0].reshape(12, 12), X[0].reshape(1, 12, 12)])
+    def test_forms_of_an_image(self, fitted, image):
+        display = FeatureMapsDisplay.from_estimator(fitted, image)
+        other = FeatureMapsDisplay.from_estimator(fitted, X[0])
+        np.testing.assert_array_equal(display.maps[1][1], other.maps[1][1])
+
+    def test_small_images_are_enlarged(self):
+        small = model(max_iter=1).fit(X[:, :16], Y)
+        image = FeatureMapsDisplay.from_estimator(small, X[0, :16]).image
+        assert image.shape == (1, 12, 12)
+        assert len(np.unique(image)) == 16
+
+    @pytest.mark.parametrize("image", [X[:2], X[0, :100], X[0].reshape(12, 12, 1), 3.0])
+    def test_what_is_not_one_image(self, fitted, image):
+        message = r"of shape \(144,\) or \(1, 12, 12\) or \(12, 12\), as.*Got shape"
+        with pytest.raises(ValueError, match=message):
+            FeatureMapsDisplay.from_estimator(fitted, image)
+
+    def test_another_range(self, fitted):
+        with pytest.warns(UserWarning, match="image has values from .* fitted with values"):
+            FeatureMapsDisplay.from_estimator(fitted, X[0] / 100)
+
+    def test_colour(self):
+        colours = np.tile(X.reshape(60, 1, 12, 12), (1, 3, 1, 1))
+        display = FeatureMapsDisplay.from_estimator(model(max_iter=1).fit(colours, Y), colours[0])
+        (image,) = shown(display.axes_[0])
+        assert image.shape == (12, 12, 3)
+        assert (image.min(), image.max()) == (0, 1)

@@ -1,6 +1,7 @@
 """Pictures of a model, in scikit-learn's style: they need matplotlib."""
 
+from ._feature_maps import FeatureMapsDisplay
 from ._filters import FiltersDisplay
 from ._loss_curve import LossCurveDisplay
 
-__all__ = ["FiltersDisplay", "LossCurveDisplay"]
+__all__ = ["FeatureMapsDisplay", "FiltersDisplay", "LossCurveDisplay"]
