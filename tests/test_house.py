@@ -14,6 +14,7 @@ ORDER = [
     "inspection/_feature_maps.py",
     "inspection/_filters.py",
     "inspection/_loss_curve.py",
+    "inspection/_mistakes.py",
     "inspection/_drawing.py",
     "_classifier.py",
     "_observers.py",

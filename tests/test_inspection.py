@@ -4,14 +4,21 @@ import sys
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_lenet import LeNetClassifier
-from sklearn_lenet.inspection import FeatureMapsDisplay, FiltersDisplay, LossCurveDisplay
+from sklearn_lenet.inspection import (
+    FeatureMapsDisplay,
+    FiltersDisplay,
+    LossCurveDisplay,
+    MistakesDisplay,
+)
 
 from .test_classifier import X, Y, model
 
@@ -25,6 +32,11 @@ def close_figures():
 @pytest.fixture(scope="module")
 def fitted():
     return model().fit(X, Y)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return model(conv_channels=(2, 3)).fit(X, Y)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,11 @@ def test_matplotlib_is_needed_to_draw_alone(fitted, monkeypatch):
         display.plot()
 
 
-OF_MODELS = [(LossCurveDisplay,), (FiltersDisplay,), (FeatureMapsDisplay, X[0])]
+OF_MODELS = [
+    (LossCurveDisplay,),
+    (FiltersDisplay,),
+    (FeatureMapsDisplay, X[0]),
+]
 
 
 @pytest.mark.parametrize(("display", "data"), [(display, data) for display, *data in OF_MODELS])
@@ -182,54 +198,159 @@ class TestFilters:
 
 
 class TestFeatureMaps:
-    def test_image_and_maps(self, fitted):
-        display = FeatureMapsDisplay.from_estimator(fitted, X[0])
+    def test_image_and_maps(self, small):
+        display = FeatureMapsDisplay.from_estimator(small, X[0])
         (first, pooled), (second, last) = display.maps
         shapes = [maps.shape for maps in (display.image, first, pooled, second, last)]
-        assert shapes == [(1, 12, 12), (6, 12, 12), (6, 6, 6), (16, 2, 2), (16, 1, 1)]
-        assert display.axes_.shape == (1 + 1 + 1 + 2 + 2, 8)
+        assert shapes == [(1, 12, 12), (2, 12, 12), (2, 6, 6), (3, 2, 2), (3, 1, 1)]
+        assert display.axes_.shape == (5, 3)
         np.testing.assert_array_equal(shown(display.axes_[0]), display.image)
         np.testing.assert_array_equal(shown(display.axes_[2]), pooled)
-        np.testing.assert_array_equal(shown(display.axes_[3:5]), second)
+        np.testing.assert_array_equal(shown(display.axes_[3]), second)
         label = f"pooling 1\n6 x 6\n{pooled.min():.2g} to {pooled.max():.2g}"
         assert display.axes_[2, 0].get_ylabel() == label
         assert display.axes_[2, 0].images[0].get_clim() == (pooled.min(), pooled.max())
         assert title(display.figure_) == "One image in the convolutions"
 
-    def test_lead_to_the_prediction(self, fitted):
-        (_, (_, maps)) = FeatureMapsDisplay.from_estimator(fitted, X[0]).maps
+    def test_many_maps(self):
+        first, last = np.random.default_rng(0).random((9, 2, 2)), np.zeros((9, 1, 1))
+        display = FeatureMapsDisplay(image=np.ones((1, 4, 4)), maps=[(first, last)]).plot()
+        assert display.axes_.shape == (1 + 2 + 2, 8)
+        np.testing.assert_array_equal(shown(display.axes_[1:3]), first)
+
+    def test_lead_to_the_prediction(self, small):
+        (_, (_, maps)) = FeatureMapsDisplay.from_estimator(small, X[0]).maps
         states = maps.ravel()
-        for weight, bias in list(zip(fitted.coefs_, fitted.intercepts_, strict=True))[2:-1]:
+        for weight, bias in list(zip(small.coefs_, small.intercepts_, strict=True))[2:-1]:
             states = np.maximum(weight @ states + bias, 0)
-        logits = fitted.coefs_[-1] @ states + fitted.intercepts_[-1]
+        logits = small.coefs_[-1] @ states + small.intercepts_[-1]
         proba = np.exp(logits) / np.exp(logits).sum()
-        np.testing.assert_allclose(proba, fitted.predict_proba(X[:1])[0], rtol=1e-4)
+        np.testing.assert_allclose(proba, small.predict_proba(X[:1])[0], rtol=1e-4)
 
     @pytest.mark.parametrize("image", [X[:1], X[0].reshape(12, 12), X[0].reshape(1, 12, 12)])
-    def test_forms_of_an_image(self, fitted, image):
-        display = FeatureMapsDisplay.from_estimator(fitted, image)
-        other = FeatureMapsDisplay.from_estimator(fitted, X[0])
+    def test_forms_of_an_image(self, small, image):
+        display = FeatureMapsDisplay.from_estimator(small, image)
+        other = FeatureMapsDisplay.from_estimator(small, X[0])
         np.testing.assert_array_equal(display.maps[1][1], other.maps[1][1])
 
     def test_small_images_are_enlarged(self):
-        small = model(max_iter=1).fit(X[:, :16], Y)
-        image = FeatureMapsDisplay.from_estimator(small, X[0, :16]).image
+        enlarging = model(max_iter=1, conv_channels=(1, 1)).fit(X[:, :16], Y)
+        image = FeatureMapsDisplay.from_estimator(enlarging, X[0, :16]).image
         assert image.shape == (1, 12, 12)
         assert len(np.unique(image)) == 16
 
     @pytest.mark.parametrize("image", [X[:2], X[0, :100], X[0].reshape(12, 12, 1), 3.0])
-    def test_what_is_not_one_image(self, fitted, image):
+    def test_what_is_not_one_image(self, small, image):
         message = r"of shape \(144,\) or \(1, 12, 12\) or \(12, 12\), as.*Got shape"
         with pytest.raises(ValueError, match=message):
-            FeatureMapsDisplay.from_estimator(fitted, image)
+            FeatureMapsDisplay.from_estimator(small, image)
 
-    def test_another_range(self, fitted):
+    def test_another_range(self, small):
         with pytest.warns(UserWarning, match="image has values from .* fitted with values"):
-            FeatureMapsDisplay.from_estimator(fitted, X[0] / 100)
+            FeatureMapsDisplay.from_estimator(small, X[0] / 100)
 
     def test_colour(self):
         colours = np.tile(X.reshape(60, 1, 12, 12), (1, 3, 1, 1))
-        display = FeatureMapsDisplay.from_estimator(model(max_iter=1).fit(colours, Y), colours[0])
+        coloured = model(max_iter=1, conv_channels=(1, 1)).fit(colours, Y)
+        display = FeatureMapsDisplay.from_estimator(coloured, colours[0])
         (image,) = shown(display.axes_[0])
         assert image.shape == (12, 12, 3)
         assert (image.min(), image.max()) == (0, 1)
+
+
+class Answers(ClassifierMixin, BaseEstimator):
+    """Answer with these labels, of these probabilities, whatever is asked."""
+
+    def __init__(self, answers, sureness, classes):
+        self.answers, self.sureness, self.classes = answers, sureness, classes
+
+    def fit(self, X, y):
+        self.classes_ = np.array(self.classes)
+        return self
+
+    def predict(self, X):
+        return self.classes_[self.answers]
+
+    def predict_proba(self, X):
+        proba = np.full((len(X), len(self.classes)), np.nan)
+        proba[np.arange(len(X)), self.answers] = self.sureness
+        return proba
+
+
+class TestMistakes:
+    def test_the_surest_first(self):
+        answering = Answers([0, 1, 2, 1, 0], [0.6, 0.99999, 0.8, 0.7, 1.0], ["a", "b", "c"])
+        truth = ["a", "c", "a", "c", "b"]
+        display = MistakesDisplay.from_estimator(answering.fit(X, Y), X[:5], truth)
+        assert (display.n_mistakes, display.n_samples) == (4, 5)
+        assert list(display.y_true) == ["b", "c", "a", "c"]
+        assert list(display.y_pred) == ["a", "b", "c", "b"]
+        assert list(display.confidence) == [1.0, 0.99999, 0.8, 0.7]
+        np.testing.assert_array_equal(shown(display.axes_), X[[4, 1, 2, 3]].reshape(-1, 12, 12))
+        titles = [axes.get_title() for axes in display.axes_.flat]
+        assert titles[:2] == ["a, not b\n100.0 %", "b, not c\n99.9 %"]
+        assert title(display.figure_) == "4 of 5 images mistaken, the surest first"
+
+    def test_model(self, fitted):
+        truth = np.where(np.arange(60) < 11, (Y + 1) % 3, Y)
+        right = fitted.predict(X) == Y
+        assert right[:11].all()
+        display = MistakesDisplay.from_estimator(fitted, X, truth, n_images=10)
+        assert display.n_mistakes == 11 + np.count_nonzero(~right)
+        assert display.axes_.shape == (2, 8)
+        assert len(shown(display.axes_)) == len(display.images) == 10
+        assert (np.diff(display.confidence) <= 0).all()
+
+    def test_no_mistakes(self):
+        answering = Answers([0, 1], [0.5, 0.5], [0, 1]).fit(X, Y)
+        display = MistakesDisplay.from_estimator(answering, X[:2], [0, 1])
+        assert title(display.figure_) == "0 of 2 images mistaken"
+        assert shown(display.axes_) == []
+
+    @pytest.mark.parametrize("rows", [X, X.reshape(60, 12, 12), X.tolist(), pd.DataFrame(X)])
+    def test_pipeline_and_forms_of_images(self, rows, fitted):
+        def flat(rows):
+            return np.asarray(rows).reshape(60, -1)
+
+        pipeline = make_pipeline(FunctionTransformer(flat), fitted)
+        display = MistakesDisplay.from_estimator(pipeline, rows, (Y + 1) % 3, n_images=1)
+        assert display.images.shape == (1, 1, 12, 12)
+        assert any((display.images.ravel() == row).all() for row in X)
+
+    @pytest.mark.parametrize(
+        ("n_features", "image_shape", "shape"),
+        [
+            (192, None, (3, 8, 8)),
+            (192, (12, 16), (1, 12, 16)),
+            (192, (2, 8, 12), (2, 8, 12)),
+            (15, None, (1, 4, 4)),
+        ],
+    )
+    def test_shape_of_flat_rows(self, n_features, image_shape, shape):
+        rows = np.random.default_rng(0).random((1, n_features))
+        answering = Answers([0], [0.5], [0, 1]).fit(X, Y)
+        display = MistakesDisplay.from_estimator(answering, rows, [1], image_shape=image_shape)
+        assert display.images.shape == (1, *shape)
+        np.testing.assert_array_equal(display.images.ravel()[:n_features], rows[0])
+
+    def test_shape_of_the_model(self):
+        oblong = model(max_iter=1, image_shape=(9, 16)).fit(X, Y)
+        display = MistakesDisplay.from_estimator(oblong, X, (Y + 1) % 3, n_images=2)
+        assert display.images.shape == (2, 1, 9, 16)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"n_images": 0}, "n_images == 0, must be >= 1"),
+            ({"image_shape": (3, 4)}, r"image_shape=\(3, 4\) is 12 features, but X has 144"),
+            ({"y": Y[:-1]}, "inconsistent numbers of samples"),
+            ({"y": Y.astype(str)}, "Mix of label input types"),
+        ],
+    )
+    def test_what_is_refused(self, fitted, changes, message):
+        with pytest.raises(ValueError, match=message):
+            MistakesDisplay.from_estimator(fitted, **({"X": X, "y": (Y + 1) % 3} | changes))
+
+    def test_not_fitted(self):
+        with pytest.raises(NotFittedError):
+            MistakesDisplay.from_estimator(LeNetClassifier(), X, Y)

@@ -3,5 +3,6 @@
 from ._feature_maps import FeatureMapsDisplay
 from ._filters import FiltersDisplay
 from ._loss_curve import LossCurveDisplay
+from ._mistakes import MistakesDisplay
 
-__all__ = ["FeatureMapsDisplay", "FiltersDisplay", "LossCurveDisplay"]
+__all__ = ["FeatureMapsDisplay", "FiltersDisplay", "LossCurveDisplay", "MistakesDisplay"]

@@ -3,9 +3,12 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
+from .._backend import to_host
 from .._classifier import LeNetClassifier
+from .._images import infer_image_shape, is_square_colour
+from .._validation import as_array
 
 # Told apart by the colour-blind (Okabe and Ito, 2008); the markers, by those who print in greys
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,6 +38,40 @@ def check_network(estimator: Any, display: type) -> None:
             "Of a pipeline pass the step, pipeline[-1]; of a search, search.best_estimator_."
         )
     check_is_fitted(estimator)
+
+
+def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
+    """Give images, or rows of pixels, as an array of shape (n, C, H, W) to draw.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+    image_shape : tuple (H, W) or (C, H, W), or None
+        Of rows. None guesses: square images, grey or of three channels, if it can be.
+    """
+    X = check_array(
+        to_host(as_array(X)),
+        dtype="numeric",
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_all_finite=False,
+    )
+    if X.ndim > 2:
+        return X.reshape(len(X), *(1, *X.shape[1:])[-3:])
+    n_features = X.shape[1]
+    if image_shape is not None:
+        C, H, W = (1, *image_shape)[-3:]
+    elif is_square_colour(n_features):
+        C, H, W = 3, *infer_image_shape(n_features // 3)[1:]
+    else:
+        C, H, W = infer_image_shape(n_features)
+    images = np.zeros((len(X), C * H * W), X.dtype)
+    if n_features > images.shape[1]:
+        raise ValueError(
+            f"image_shape={image_shape!r} is {images.shape[1]} features, but X has {n_features}."
+        )
+    images[:, :n_features] = X
+    return images.reshape(-1, C, H, W)
 
 
 def image_grid(

@@ -18,8 +18,8 @@ class FeatureMapsDisplay:
 
     Make one by :meth:`from_estimator`. From top to bottom: the image as the network reads it,
     scaled and, if it is small, enlarged; then, for each convolution, its maps behind the
-    activation, and these behind the pooling. Black is the least number of a layer and white the greatest; both
-    stand at its side.
+    activation, and these behind the pooling. Black is the least number of a layer and white the
+    greatest; both stand at its side.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ class LossCurveDisplay:
             style,
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            markevery=max(1, len(values) // 10),
+            markevery=max(1, len(values) // 20),
             markersize=4,
             label=what if self.name is None else f"{self.name}, {what}",
         )
