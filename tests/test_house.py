@@ -11,6 +11,7 @@ ORDER = [
     "onnx.py",
     "callbacks.py",
     "inspection/__init__.py",
+    "inspection/_augmented.py",
     "inspection/_feature_maps.py",
     "inspection/_filters.py",
     "inspection/_loss_curve.py",

@@ -1,6 +1,7 @@
 """The displays: what they compute, where they draw it, and what they refuse."""
 
 import sys
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_lenet import LeNetClassifier
 from sklearn_lenet.inspection import (
+    AugmentationDisplay,
     FeatureMapsDisplay,
     FiltersDisplay,
     LossCurveDisplay,
@@ -354,3 +356,70 @@ class TestMistakes:
     def test_not_fitted(self):
         with pytest.raises(NotFittedError):
             MistakesDisplay.from_estimator(LeNetClassifier(), X, Y)
+
+
+class TestAugmentation:
+    def test_callable(self):
+        def invert_some(images, generator):
+            assert images.shape[1:] == (1, 12, 12)
+            return (
+                np.where(generator.random(len(images)) < 0.5, 255, 0)[:, None, None, None] - images
+            )
+
+        inverting = LeNetClassifier(augment=invert_some)
+        show = partial(AugmentationDisplay.from_estimator, inverting, X, n_images=2, n_versions=3)
+        display = show(random_state=0)
+        assert display.axes_.shape == (2, 4)
+        assert display.augmented.shape == (3, 2, 1, 12, 12)
+        np.testing.assert_array_equal(display.images, X[:2].reshape(2, 1, 12, 12))
+        np.testing.assert_array_equal(shown(display.axes_[:, 0]), display.images[:, 0])
+        np.testing.assert_array_equal(shown(display.axes_[:, 2]), display.augmented[1, :, 0])
+        assert np.isin(display.augmented + display.images, (0, 255)).all()
+        assert title(display.figure_) == "Training images as they are, and distorted"
+        np.testing.assert_array_equal(show(random_state=0).augmented, display.augmented)
+        assert (show(random_state=1).augmented != display.augmented).any()
+
+    @pytest.mark.parametrize("augment", ["affine", "elastic"])
+    def test_distortions(self, augment):
+        estimator = LeNetClassifier(augment=augment)
+        before = vars(estimator).copy()
+        display = AugmentationDisplay.from_estimator(estimator, X.reshape(60, 12, 12))
+        assert display.axes_.shape == (4, 8)
+        versions = display.augmented
+        assert len(np.unique(versions.reshape(28, -1), axis=0)) == 28
+        low, high = X.min(), X.max()
+        assert versions.min() >= low
+        assert versions.max() <= high
+        # The bright bar of each class stays about where it is
+        for image, others in zip(
+            display.images[:, 0], versions[:, :, 0].swapaxes(0, 1), strict=True
+        ):
+            for other in others:
+                assert np.corrcoef(image.ravel(), other.ravel())[0, 1] > 0.3
+        assert vars(estimator) == before
+
+    def test_rows_of_a_shape(self):
+        estimator = LeNetClassifier(augment="affine", image_shape=(9, 16))
+        display = AugmentationDisplay.from_estimator(estimator, X, n_images=1, n_versions=1)
+        assert display.augmented.shape == (1, 1, 1, 9, 16)
+
+    @pytest.mark.parametrize(
+        ("parameters", "changes", "message"),
+        [
+            ({}, {}, "shows what 'augment' does, which is None. Set it"),
+            ({"augment": "blur"}, {}, "The 'augment' parameter of LeNetClassifier must be"),
+            ({"augment": "affine"}, {"n_images": 0}, "n_images == 0, must be >= 1"),
+            ({"augment": "affine"}, {"n_versions": 0}, "n_versions == 0, must be >= 1"),
+            ({"augment": "affine"}, {"X": np.full((2, 9), np.nan)}, "Input X contains NaN"),
+            ({"augment": lambda images, _: images[:1]}, {}, "'augment' must return an array"),
+        ],
+    )
+    def test_what_is_refused(self, parameters, changes, message):
+        with pytest.raises(ValueError, match=message):
+            AugmentationDisplay.from_estimator(
+                LeNetClassifier(**parameters), **({"X": X} | changes)
+            )
+
+    def test_what_is_no_model(self):
+        with pytest.raises(TypeError, match=r"AugmentationDisplay shows a LeNetClassifier\. Got"):
+            AugmentationDisplay.from_estimator(make_pipeline(LeNetClassifier()), X)

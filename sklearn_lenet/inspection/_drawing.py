@@ -30,13 +30,18 @@ def import_pyplot(display: Any) -> Any:
     return plt
 
 
-def check_network(estimator: Any, display: type) -> None:
-    """Refuse what is no fitted LeNetClassifier."""
+def check_class(estimator: Any, display: type) -> None:
+    """Refuse what is no LeNetClassifier."""
     if not isinstance(estimator, LeNetClassifier):
         raise TypeError(
             f"{display.__name__} shows a LeNetClassifier. Got {type(estimator).__name__} instead. "
             "Of a pipeline pass the step, pipeline[-1]; of a search, search.best_estimator_."
         )
+
+
+def check_network(estimator: Any, display: type) -> None:
+    """Refuse what is no fitted LeNetClassifier."""
+    check_class(estimator, display)
     check_is_fitted(estimator)
 
 
