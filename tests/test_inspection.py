@@ -7,6 +7,7 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from matplotlib import pyplot as plt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
@@ -423,3 +424,22 @@ class TestAugmentation:
     def test_what_is_no_model(self):
         with pytest.raises(TypeError, match=r"AugmentationDisplay shows a LeNetClassifier\. Got"):
             AugmentationDisplay.from_estimator(make_pipeline(LeNetClassifier()), X)
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+def test_arrays_of_other_libraries(fitted, small, dispatch):
+    xp = pytest.importorskip("array_api_strict", reason="needs array-api-strict")
+    rows, labels = xp.asarray(X), xp.asarray((Y + 1) % 3)
+    with sklearn.config_context(array_api_dispatch=dispatch):
+        mistakes = MistakesDisplay.from_estimator(fitted, rows, labels, n_images=3)
+        maps = FeatureMapsDisplay.from_estimator(small, rows[0, :]).maps
+        augmenting = LeNetClassifier(augment="affine")
+        augmented = AugmentationDisplay.from_estimator(
+            augmenting, rows, n_images=1, n_versions=1, random_state=0
+        )
+    expected = MistakesDisplay.from_estimator(fitted, X, (Y + 1) % 3, n_images=3)
+    np.testing.assert_array_equal(mistakes.images, expected.images)
+    np.testing.assert_array_equal(
+        maps[1][1], FeatureMapsDisplay.from_estimator(small, X[0]).maps[1][1]
+    )
+    np.testing.assert_array_equal(augmented.images.reshape(1, -1), X[:1])

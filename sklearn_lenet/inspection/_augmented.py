@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state, check_scalar
 
+from .._arrays import on_host
 from .._augmentation import Augmentation, make_augmentation
-from .._backend import to_host
 from .._parameters import check_parameters
 from .._validation import check_training_data
 from ._drawing import as_images, check_class, image_grid, import_pyplot, show_image
@@ -92,7 +92,7 @@ class AugmentationDisplay:
                 f"{cls.__name__} shows what 'augment' does, which is None. Set it to 'affine', "
                 "'elastic' or a callable."
             )
-        X = to_host(X)[:n_images]
+        X = on_host(X, "X")[:n_images]
         fitted = clone(estimator)  # `fit` would find this shape
         rows, _, _ = check_training_data(fitted, X, np.zeros(len(X), int), None, reset=True)
         images = as_images(rows, fitted.image_shape_)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from .._backend import to_host
+from .._arrays import on_host
 from .._classifier import LeNetClassifier
 from .._images import infer_image_shape, is_square_colour
 from .._validation import as_array
@@ -55,7 +55,7 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
         Of rows. None guesses: square images, grey or of three channels, if it can be.
     """
     X = check_array(
-        to_host(as_array(X)),
+        as_array(on_host(X, "X")),
         dtype="numeric",
         ensure_2d=False,
         allow_nd=True,

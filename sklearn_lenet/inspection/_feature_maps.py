@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._backend import to_host
+from .._arrays import on_host
 from .._engine import feature_maps
 from .._state import architecture_of, layout_of, ranges_of
 from .._validation import check_images, check_range
@@ -120,7 +120,7 @@ class FeatureMapsDisplay:
 
 def _one_row(estimator: Any, image: Any) -> np.ndarray:
     """Check that there is one image, and that it is as the model was fitted with."""
-    image = to_host(image)
+    image = on_host(image, "image")
     (C, *sides), shape = estimator.image_shape_, np.shape(image)
     shapes = [(estimator.n_features_in_,), (C, *sides)] + [tuple(sides)] * (C == 1)
     if shape in shapes:

@@ -9,7 +9,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .._backend import to_host
+from .._arrays import on_host
 from .._validation import check_scoring_data
 from ._drawing import COLUMNS, as_images, image_grid, import_pyplot, show_image
 
@@ -111,10 +111,10 @@ class MistakesDisplay:
         check_scalar(n_images, "n_images", Integral, min_val=1)
         check_is_fitted(estimator)
         y, _ = check_scoring_data(y, None)
-        y_pred = to_host(estimator.predict(X))
+        y_pred = on_host(estimator.predict(X), "y_pred")
         check_consistent_length(y, y_pred)
         unique_labels(y, y_pred)  # refuses strings beside numbers: all would be mistaken
-        proba = to_host(estimator.predict_proba(X))
+        proba = on_host(estimator.predict_proba(X), "proba")
         confidence = proba[np.arange(len(y)), np.searchsorted(estimator.classes_, y_pred)]
         mistakes = np.flatnonzero(y_pred != y)
         surest = mistakes[np.argsort(-confidence[mistakes], kind="stable")[:n_images]]
