@@ -33,8 +33,8 @@ def on_host(array: Any, name: str) -> Any:
     TypeError
         If its library does not hand it over.
     """
-    xp = _other_namespace(array)
-    if xp is None:
+    other = _other_namespace(array)
+    if other is None:
         return to_host(array) if is_cupy(array) else array
     try:
         if hasattr(array, "detach"):  # PyTorch's, which may have a gradient, or be elsewhere
@@ -42,7 +42,7 @@ def on_host(array: Any, name: str) -> Any:
         return np.from_dlpack(array)
     except Exception as error:
         raise TypeError(
-            f"{name} is an array of {xp.__name__} that cannot be turned into NumPy's: {error}"
+            f"{name} is an array of {other.__name__} that cannot be turned into NumPy's: {error}"
         ) from error
 
 
@@ -61,15 +61,15 @@ def as_given(result: Any, X: Any) -> Any:
     if is_cupy(X):
         with X.device:
             return to_device(import_cupy(), result)
-    xp = _other_namespace(X)
-    if xp is None:
+    other = _other_namespace(X)
+    if other is None:
         return result
     try:
-        return xp.asarray(result, device=X.device)
+        return other.asarray(result, device=X.device)
     except (TypeError, ValueError):
         if result.dtype != np.float64:
             raise
-        return xp.asarray(result.astype(np.float32), device=X.device)  # such as Apple's GPUs
+        return other.asarray(result.astype(np.float32), device=X.device)  # such as Apple's GPUs
 
 
 def _other_namespace(array: Any) -> ModuleType | None:

@@ -3,6 +3,7 @@
 import pickle
 import signal
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -79,6 +80,14 @@ def threads():
     """Give those there are, but for scikit-learn's that listen, which a closed socket may leave."""
     theirs = "(_accept)", "(_handle)"
     return {thread for thread in threading.enumerate() if not thread.name.endswith(theirs)}
+
+
+def assert_ended_since(there):
+    """No thread stays that was not there; one that is told to end may take its moment."""
+    deadline = time.monotonic() + 10
+    while not threads() <= there and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() <= there
 
 
 def test_what_they_are_told():
@@ -223,7 +232,7 @@ def test_error_of_a_callback(parameters, monkeypatch):
         estimator.fit(X, Y)
     assert failing.told[-1] == "teardown"
     assert vars(estimator) == before
-    assert threads() <= there  # a search's may end meanwhile
+    assert_ended_since(there)
 
 
 def progress_bars():
@@ -251,7 +260,7 @@ def test_progress_bar_ends(how, capsys):
             assert not estimator.__sklearn_is_fitted__()
     finally:
         Failing.error = RuntimeError("on purpose")
-    assert threads() <= there  # a search's may end meanwhile
+    assert_ended_since(there)
     assert not {"_callback_fit_ctx", "_skl_callbacks_to_teardown"} & set(vars(estimator))
 
 
