@@ -38,7 +38,7 @@ def on_host(array: Any, name: str) -> Any:
         return to_host(array) if is_cupy(array) else array
     try:
         if hasattr(array, "detach"):  # PyTorch's, which may have a gradient, or be elsewhere
-            return array.detach().cpu().numpy()
+            return array.numpy(force=True)
         return np.from_dlpack(array)
     except Exception as error:
         raise TypeError(

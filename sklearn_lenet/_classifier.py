@@ -86,8 +86,9 @@ def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
 
 def _documentation() -> str:
     """Give the address of the API's page, if it has been built in this clone, else of this file."""
-    page = Path(__file__).parents[1] / "docs" / "_build" / "html" / "api.html"
-    return (page if page.exists() else Path(__file__)).as_uri()
+    file = Path(__file__).resolve()
+    page = file.parents[1] / "docs" / "_build" / "html" / "api.html"
+    return (page if page.exists() else file).as_uri()
 
 
 class LeNetClassifier(
@@ -706,8 +707,10 @@ class LeNetClassifier(
         pixels = pixel_statistics(data.X, data.weights, data.rows)
         if pixels.extreme is not None:
             warn_of_extreme(*pixels.extreme)
-        layout = replace(layout, mean=pixels.mean, scale=pixels.scale)
         dtype = network_dtype(self, data.X)
+        # As it is taken off, and so as others have to take it off
+        mean = float(np.result_type(data.X.dtype, dtype).type(pixels.mean))
+        layout = replace(layout, mean=mean, scale=pixels.scale)
         network = layout, architecture, pixels.ranges, dtype
         self.__dict__.update(initial_state(*network, self.random_state))
 

@@ -98,7 +98,7 @@ def to_onnx(model: LeNetClassifier) -> "ModelProto":
 
 def _needs_float64(layout: ImageLayout) -> bool:
     """Tell whether float32 cannot hold the pixels, or tell them apart, so far are they from 0."""
-    return layout.is_extreme or abs(layout.mean) * layout.scale > 1000
+    return layout.is_extreme or abs(layout.mean) * layout.scale > 50
 
 
 class _Graph(Protocol):
@@ -239,7 +239,7 @@ def _write_layers(graph: _Graph, model: LeNetClassifier, x: str) -> str:
 
 def _paddings(model: LeNetClassifier) -> Iterator[list[int]]:
     """Yield each convolution's padding: top, left, bottom, right; the first has the canvas'."""
-    layout, around = layout_of(model), [0, 0, 0, 0]
+    layout = layout_of(model)
     missing = [
         canvas - side * layout.zoom
         for canvas, side in zip(layout.canvas_shape[1:], layout.image_shape[1:], strict=True)
@@ -310,7 +310,10 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     is_wide = isinstance(x.type, DoubleTensorType | Int32TensorType | Int64TensorType)
     classes = get_label_classes(scope, model)
     if classes.dtype.kind in "biuf":
-        classes = classes.astype(np.int64)
+        integers = classes.astype(np.int64)
+        if (integers != classes).any():
+            raise ValueError(f"skl2onnx has labels of int64 alone. Got classes_={classes!r}.")
+        classes = integers
     graph = _Container(scope, container)
     label, float32 = _write(graph, model, x.full_name, is_wide, classes)
     graph.add("Identity", label, output=labels.full_name)

@@ -248,3 +248,21 @@ class TestSkl2onnx:
         classifier = fitted(pixels, labels, image_shape=(3, 12, 12))
         exported = skl2onnx.to_onnx(classifier, pixels[:1], options=NO_MAP)
         assert_same_answers(exported, classifier, pixels)
+
+
+@pytest.mark.parametrize("offset", [20, 80, 300, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_far_from_zero(offset, dtype):
+    """Such as temperatures in kelvin: their differences are few of float32's steps."""
+    pixels = (np.random.default_rng(0).random((60, 784)) + offset).astype(dtype)
+    classifier = fitted(pixels, np.arange(60) % 3, dtype="float32")
+    onnx_model = to_onnx(classifier)
+    is_double = onnx_model.graph.input[0].type.tensor_type.elem_type == 11
+    _, proba = run(onnx_model, pixels.astype(np.float64 if is_double else np.float32))
+    np.testing.assert_allclose(proba, classifier.predict_proba(pixels), rtol=0, atol=1e-5)
+
+
+def test_labels_that_are_no_int64(skl2onnx):
+    labels = np.array([1, 2, 2**64 - 1], np.uint64)[np.arange(len(X)) % 3]
+    with pytest.raises(ValueError, match="skl2onnx has labels of int64 alone"):
+        skl2onnx.to_onnx(fitted(labels=labels), X[:1], options={"zipmap": False})
