@@ -1,5 +1,6 @@
 """The displays: what they compute, where they draw it, and what they refuse."""
 
+import copy
 import sys
 from functools import partial
 from importlib import import_module
@@ -23,6 +24,7 @@ from sklearn_lenet.inspection import (
     MistakesDisplay,
 )
 
+from . import stand_in
 from .test_classifier import X, Y, model
 
 
@@ -442,4 +444,22 @@ def test_arrays_of_other_libraries(fitted, small, dispatch):
     np.testing.assert_array_equal(
         maps[1][1], FeatureMapsDisplay.from_estimator(small, X[0]).maps[1][1]
     )
+    np.testing.assert_array_equal(augmented.images.reshape(1, -1), X[:1])
+
+
+def test_arrays_on_a_device(fitted, small, monkeypatch):
+    cupy = stand_in.install(monkeypatch)
+    on_device = copy.copy(fitted).set_params(device="cuda")
+    rows, labels = cupy.asarray(X), cupy.asarray((Y + 1) % 3)
+    mistakes = MistakesDisplay.from_estimator(on_device, rows, labels, n_images=3)
+    expected = MistakesDisplay.from_estimator(fitted, X, (Y + 1) % 3, n_images=3)
+    assert type(mistakes.images) is np.ndarray
+    np.testing.assert_allclose(mistakes.confidence, expected.confidence, rtol=1e-4)
+    assert mistakes.n_mistakes == expected.n_mistakes
+    np.testing.assert_array_equal(
+        FeatureMapsDisplay.from_estimator(small, rows[0]).image,
+        FeatureMapsDisplay.from_estimator(small, X[0]).image,
+    )
+    augmenting = LeNetClassifier(augment="affine")
+    augmented = AugmentationDisplay.from_estimator(augmenting, rows, n_images=1, n_versions=1)
     np.testing.assert_array_equal(augmented.images.reshape(1, -1), X[:1])
