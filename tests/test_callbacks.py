@@ -170,7 +170,7 @@ def test_a_callback_ends_the_fit():
     assert_same_bits(estimator, model(max_iter=2).fit(X, Y))
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"])
 def test_search(backend):
     """A callback set on it reaches the network, within a pipeline and other processes."""
     pipeline = make_pipeline(StandardScaler(), model(max_iter=5, n_jobs=1))
@@ -185,7 +185,7 @@ def test_search(backend):
     )
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"])
 def test_monitor_in_a_search(backend):
     monitor = callback.ScoringMonitor(scoring="accuracy")
     network = model(max_iter=2, n_jobs=1).set_callbacks(monitor)

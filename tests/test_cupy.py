@@ -206,7 +206,15 @@ def assert_compiles(nvrtc, source, architecture):
         assert f".text.{name}\0".encode() in binary
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param("sm_75", marks=pytest.mark.slow),
+        pytest.param("sm_80", marks=pytest.mark.slow),
+        "sm_90",
+        pytest.param("sm_100", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_predictions_compile(nvrtc, name, architecture):
     assert_compiles(nvrtc, PREDICTIONS[name](), architecture)
@@ -217,7 +225,7 @@ def test_predictions_compile(nvrtc, name, architecture):
     [
         pytest.param("sm_75", 256, marks=pytest.mark.slow),
         pytest.param("sm_80", 512, marks=pytest.mark.slow),
-        ("sm_90", 256),
+        pytest.param("sm_90", 256, marks=pytest.mark.slow),
         pytest.param("sm_100", 512, marks=pytest.mark.slow),
     ],
 )

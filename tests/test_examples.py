@@ -182,10 +182,11 @@ def test_one_epoch(tmp_path, data_home):
 @pytest.mark.parametrize(
     "page",
     [
-        "README.md",
         "docs/quickstart.md",
-        "docs/user_guide.md",
-        pytest.param("docs/index.md", marks=pytest.mark.slow),
+        *(
+            pytest.param(page, marks=pytest.mark.slow)
+            for page in ("README.md", "docs/index.md", "docs/user_guide.md")
+        ),
     ],
 )
 def test_code_in_documents(page, tmp_path, monkeypatch):
