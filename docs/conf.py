@@ -17,6 +17,7 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "generated"]
@@ -27,9 +28,14 @@ autosummary_generate = False
 numpydoc_show_class_members = False
 maximum_signature_line_length = 100
 
+myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
+
+# MathJax 3.2.2, which lies in _static: formulas show without a network
+mathjax_path = "mathjax/tex-svg.js"
 
 html_theme = "furo"
 html_title = f"sklearn_lenet {release}"
 html_static_path = ["_static"]
+html_css_files = ["formulas.css"]
 html_copy_source = False
