@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import sklearn_lenet
 
@@ -193,6 +194,18 @@ def test_code_in_documents(page, tmp_path, monkeypatch):
     """Run a page's blocks of Python one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
     run_blocks(page, {"__name__": "__main__"})
+
+
+CHAPTERS = ["convolution", "im2col", "backward", "loss", "patches"]
+
+
+def test_code_in_chapters(tmp_path, monkeypatch):
+    """Run the blocks of all chapters as the one program that they are."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    with threadpool_limits(1):  # its threads wait for each other where other tests run beside
+        for chapter in CHAPTERS:
+            run_blocks(f"docs/learn/{chapter}.md", namespace)
 
 
 def run_blocks(page, namespace):
