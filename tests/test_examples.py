@@ -208,6 +208,16 @@ def test_code_in_chapters(tmp_path, monkeypatch):
             run_blocks(f"docs/learn/{chapter}.md", namespace)
 
 
+@pytest.mark.parametrize("page", ["quickstart", *(f"learn/{chapter}" for chapter in CHAPTERS)])
+def test_translations_have_the_same_code_and_formulas(page):
+    english, chinese = (
+        (ROOT / "docs" / path).read_text(encoding="utf-8")
+        for path in (f"{page}.md", f"learn/zh/{Path(page).name}.md")
+    )
+    code_or_formula = re.compile(r"^(```python|\$\$)\n(.*?)^(```|\$\$)$", re.DOTALL | re.MULTILINE)
+    assert code_or_formula.findall(chinese) == code_or_formula.findall(english) != []
+
+
 def run_blocks(page, namespace):
     """Run a page's blocks of Python in this namespace."""
     text = (ROOT / page).read_text(encoding="utf-8")
