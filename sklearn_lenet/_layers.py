@@ -259,18 +259,18 @@ class ConvPool:
     behind the other, and *are* the matrix that the textbook's im2col would make for it: a strided
     view gives all those matrices, overlapping, without a copy.
 
-    A row of patches goes through the windows' columns one after the other: where a window has q*q
-    patches, first come its first column's of all windows, then its second's. So the places of the
-    windows, m*m of each of q*q patches, are slabs of the maps: pooling combines slabs.
+    A row of patches goes through the windows' columns one after the other: where a window has
+    several patches, first come its first column's of all windows, then its second's. So the places
+    of the windows, m*m of each patch, are slabs of the maps: pooling combines slabs.
 
     With G the gradient with respect to the maps before the activation, the three products are, for
-    row r of patches and block b of image rows,
+    row R of patches and block B of image rows,
 
-    ``maps[r] = kernels.matrix @ patches[r]``, the convolution;
+    ``maps[R] = kernels.matrix @ patches[R]``, the convolution;
 
-    ``kernels.matrix_grad.T = sum_r patches[r] @ G[r].T``, the gradient of the weights;
+    ``kernels.matrix_grad.T = sum_R patches[R] @ G[R].T``, the gradient of the weights;
 
-    ``blocks_grad[b] = sum_r kernels.matrix[:, lines of block b in patches[r]].T @ G[r]``, that of
+    ``blocks_grad[B] = sum_R kernels.matrix[:, lines of block B in patches[R]].T @ G[R]``, that of
     the input, of which col2im then adds up the columns.
 
     `docs/how_it_works.md` derives them.

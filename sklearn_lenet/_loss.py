@@ -39,8 +39,8 @@ def softmax_cross_entropy(
 ) -> Any:
     """Compute the loss, and its gradient in place of the logits.
 
-    With p = softmax(logits) and the targets t, the loss is ``-sum_i w_i sum_k t[k, i] log p[k, i]``
-    and its gradient with respect to the logits ``w_i (p - t)``. The targets are the one-hot labels,
+    With a = softmax(logits) and the targets y, the loss is ``-sum_n w_n sum_c y[c, n] log a[c, n]``
+    and its gradient with respect to the logits ``w_n (a - y)``. The targets are the one-hot labels,
     with label smoothing (Szegedy et al. 2016, section 7) multiplied by 1 - smoothing, and
     smoothing / n_classes added.
 
