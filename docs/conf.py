@@ -39,3 +39,14 @@ html_title = f"sklearn_lenet {release}"
 html_static_path = ["_static"]
 html_css_files = ["formulas.css"]
 html_copy_source = False
+
+
+def set_language(app, pagename, templatename, context, doctree):
+    """Tell browsers which pages are Chinese: they choose fonts and read aloud by it."""
+    if pagename.startswith("learn/zh/"):
+        context["language"] = "zh-CN"
+
+
+def setup(app):
+    """Connect to Sphinx's events."""
+    app.connect("html-page-context", set_language)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -206,6 +207,7 @@ def test_code_in_chapters(tmp_path, monkeypatch):
     with threadpool_limits(1):  # its threads wait for each other where other tests run beside
         for chapter in CHAPTERS:
             run_blocks(f"docs/learn/{chapter}.md", namespace)
+    plt.close("all")
 
 
 @pytest.mark.parametrize("page", ["quickstart", *(f"learn/{chapter}" for chapter in CHAPTERS)])
