@@ -31,7 +31,7 @@ maximum_signature_line_length = 100
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 
-# MathJax 3.2.2, which lies in _static: formulas show without a network
+# MathJax 3.2.2, which lies in _static, without its addresses of a CDN: nothing comes from a network
 mathjax_path = "mathjax/tex-svg.js"
 
 html_theme = "furo"
