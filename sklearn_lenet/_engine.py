@@ -29,9 +29,8 @@ SHARD_SIZE = 64
 # mini-batch.
 _SHARDS_AT_ONCE = 4
 
-
-# Shards' networks that are kept for later use, and bytes in each of them, at most
-_SPARES, _BYTES_OF_SPARE = 4, 10 * 2**20
+# Shards' networks that are kept for later use, at most, and bytes in each of them, roughly
+_MOST_SPARES, _BYTES_OF_SPARE = 4, 10 * 2**20
 
 
 class Workers:
@@ -202,7 +201,7 @@ class ShardNetwork:
     """A network for shards of one size.
 
     Making one takes longer than a row's way through it. So small ones are kept, by `give_back`, for
-    whoever next needs one of that size, for any model. What has been taken is the caller's alone.
+    whoever next needs one of that size, for any model. What was borrowed is the caller's alone.
 
     Parameters
     ----------
@@ -210,18 +209,21 @@ class ShardNetwork:
         numpy or cupy.
     size : Size
     parameters : array of shape (n_parameters,)
-        Read by `take_up`.
+        To compute with, once `set_parameters` was called.
     augmentation : Augmentation
 
     Attributes
     ----------
+    size : Size
+    parameters : array of shape (n_parameters,)
+        A copy where the network may be kept, else the engine's.
     network : Network
     loader : ImageLoader
     gradient : array of shape (n_parameters,) or None
         Filled by the network's `backward`; None where `size.trains` is not.
     """
 
-    _spares: ClassVar[deque["ShardNetwork"]] = deque(maxlen=_SPARES)
+    _spares: ClassVar[deque["ShardNetwork"]] = deque(maxlen=_MOST_SPARES)
 
     def __init__(self, xp: Any, size: Size, parameters: Any, augmentation: Augmentation) -> None:
         architecture, layout, dtype, n_samples, trains = size
@@ -229,14 +231,14 @@ class ShardNetwork:
         n_numbers = architecture.n_numbers(n_samples) + 2 * architecture.n_parameters
         is_small = n_numbers * dtype.itemsize <= _BYTES_OF_SPARE
         self._is_kept = xp is np and is_small and augmentation is NO_AUGMENTATION
-        # Those of one model alone would not do for others
         self.parameters = zeros(xp, parameters.shape, dtype) if self._is_kept else parameters
         self.gradient = zeros(xp, parameters.shape, dtype) if trains else None
         self.network = Network(xp, architecture, self.parameters, self.gradient, n_samples)
         self.loader = ImageLoader(xp, layout, self.network.images, augmentation)
+        self._is_laid_out = False
 
     @classmethod
-    def take(
+    def borrow(
         cls, xp: Any, size: Size, parameters: Any, augmentation: Augmentation
     ) -> "ShardNetwork":
         """Give a spare one, or make one."""
@@ -258,14 +260,18 @@ class ShardNetwork:
         if self._is_kept:
             self._spares.append(self)
 
-    def take_up(self, parameters: Any) -> None:
+    def set_parameters(self, parameters: Any) -> None:
         """Have the network compute with these parameters."""
-        if self.parameters is not parameters:
-            # Every step changes them, but hardly anything between two predictions
-            if not self.size.trains and np.array_equal(self.parameters, parameters):
-                return
+        is_copy = self.parameters is not parameters
+        # Every step changes them, but hardly anything between two predictions
+        may_be_the_same = is_copy and not self.size.trains and self._is_laid_out
+        if may_be_the_same and np.array_equal(self.parameters, parameters):
+            return
+        self._is_laid_out = False  # until all is done, which an exception may prevent
+        if is_copy:
             self.xp.copyto(self.parameters, parameters)
         self.network.lay_out()
+        self._is_laid_out = True
 
 
 class Engine:
@@ -414,7 +420,7 @@ class Engine:
         def work(worker: int, number: int) -> None:
             shard = group[number]
             of_shard = self._network(worker, shard.stop - shard.start, trains=True)
-            of_shard.take_up(self.parameters)
+            of_shard.set_parameters(self.parameters)
             of_shard.loader.load(rows[shard], None if draws is None else draws[shard])
             network = of_shard.network
             network.forward()
@@ -487,7 +493,7 @@ class Engine:
                 number * self.samples_at_once, min((number + 1) * self.samples_at_once, len(batch))
             )
             of_shard = self._network(worker, shard.stop - shard.start, trains=False)
-            of_shard.take_up(self.parameters)
+            of_shard.set_parameters(self.parameters)
             of_shard.loader.load(batch[shard])
             of_shard.network.forward()
             self.xp.copyto(outputs[begin:][shard], getattr(of_shard.network, name).T)
@@ -499,12 +505,12 @@ class Engine:
         return outputs
 
     def _network(self, worker: int, n_samples: int, trains: bool) -> ShardNetwork:
-        """Return the worker's own network for `n_samples` samples, taken when first wanted."""
+        """Return the worker's own network for `n_samples` samples, borrowed when first wanted."""
         key = worker, n_samples, trains
         if key not in self._networks:
             size = Size(self.architecture, self.layout, self.parameters.dtype, n_samples, trains)
             augmentation = self.objective.augmentation if trains else NO_AUGMENTATION
-            self._networks[key] = ShardNetwork.take(self.xp, size, self.parameters, augmentation)
+            self._networks[key] = ShardNetwork.borrow(self.xp, size, self.parameters, augmentation)
         return self._networks[key]
 
 

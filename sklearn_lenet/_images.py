@@ -348,7 +348,7 @@ def image_moments(rows: np.ndarray, layout: ImageLayout) -> tuple[np.ndarray, np
         np.multiply(scaled, layout.scale, out=scaled)
         means = np.add.reduce(scaled, axis=1) / layout.n_features
         squares = np.vecdot(scaled, scaled) / layout.n_features
-        return means, np.sqrt(np.abs(squares - means * means))  # -1e-17, as it may be, is 0
+        return means, np.sqrt(np.maximum(squares - means * means, 0))
 
 
 def image_spreads(rows: np.ndarray, layout: ImageLayout) -> np.ndarray:

@@ -9,7 +9,7 @@ every matrix product are (position, sample), so that no layer has to transpose f
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from types import ModuleType
@@ -226,7 +226,6 @@ class KernelMatrix:
         xp.copyto(self.bias_grad, self.parameters_grad[weight_grad.size :])
 
 
-@lru_cache(maxsize=16)
 def _places(shape: ConvPoolShape) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows and columns of a `KernelMatrix` that the parameters stand in.
 

@@ -25,7 +25,7 @@ _POOL_SIZE = 2
 _MOST_ENLARGED, _MOST_ZOOM = 64, 12
 
 # Vectors as long as the parameters that a training has: gradients, averages, copies
-_VECTORS = 12
+_VECTORS = 16
 
 Constraint = tuple[Callable[[Any], bool], str]
 

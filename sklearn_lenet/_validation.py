@@ -39,7 +39,7 @@ _FEWEST_PIXELS = 64
 # Rows whose range is looked at, roughly
 _LOOKED_AT = 32
 
-# Features of an array that is small
+# Numbers in an array that is looked at as a whole
 _SMALL = 2**17
 
 
@@ -65,22 +65,23 @@ def check_training_data(
         rows = flatten_images(X)
         if is_cupy(rows):
             rows = check_rows(estimator, rows, reset)
-            y = _check_labels(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
+            y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+            y = _check_labels(y, are_known=not reset)
             check_consistent_length(rows, y)
         elif reset or not (_are_plain_rows(estimator, rows) and _are_plain_labels(y, len(rows))):
             checked, labels = validate_data(
                 estimator, rows, y, reset=reset, multi_output=True, dtype="numeric"
             )
             rows, y = _as_narrow_as(rows, checked), _as_narrow_as(y, labels)
-            y = _check_labels(y)
+            y = _check_labels(y, are_known=not reset)
     weights = _check_weights(sample_weight, rows)
     if reset:
         estimator.image_shape_ = _resolve_image_shape(estimator, shape, rows)
     return rows, y, weights
 
 
-def _check_labels(y: np.ndarray) -> np.ndarray:
-    """Check that y has one label for each sample."""
+def _check_labels(y: np.ndarray, are_known: bool = False) -> np.ndarray:
+    """Check that y has one label for each sample; of known classes, whole numbers will do."""
     if y.ndim == 2 and y.shape[1] == 1:
         warn(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of "
@@ -91,7 +92,8 @@ def _check_labels(y: np.ndarray) -> np.ndarray:
         y = column_or_1d(y)
     except ValueError as error:
         raise ValueError(f"{error}{_remedy_of_labels(y)}") from error
-    check_classification_targets(y)
+    if not (are_known and y.dtype.kind in "biu"):
+        check_classification_targets(y)
     return y
 
 
@@ -420,6 +422,8 @@ def weigh_classes(
         with np.errstate(over="ignore"):
             weights = weights * of_classes[y]
         check_sum_of_weights(weights)
+    else:
+        weights = weights.copy()  # whoever passed them may change them
     rows = np.flatnonzero(weights)
     if len(rows) == 0:
         raise ValueError(

@@ -21,6 +21,7 @@ from sklearn_lenet._engine import (
     feature_maps,
 )
 from sklearn_lenet._images import ImageLayout
+from sklearn_lenet._network import Network
 from sklearn_lenet._optimizers import SGD, Adam
 
 from . import naive
@@ -58,6 +59,10 @@ def train(engine, X, y, weights, order=None, batch_size=50, lr=0.1, alpha=0.0, o
 def predict(X, parameters=None, **keywords):
     with make_engine(parameters, n_workers=1, **keywords) as engine:
         return engine.predict_logits(X)
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
 
 
 class Delayed(np.ndarray):
@@ -446,6 +451,21 @@ class TestSpares:
         assert not np.array_equal(before, within)
         ShardNetwork._spares.clear()
         np.testing.assert_array_equal(after, predict(X, parameters))
+
+    def test_interrupted_while_it_takes_parameters(self, monkeypatch):
+        """The training goes on after that, and so the network is kept."""
+        X, _, _ = data(2)
+        parameters = random_parameters(ARCHITECTURE, seed=1)
+        expected = predict(X, parameters)
+        predict(X, random_parameters(ARCHITECTURE))
+        lay_out = Network.lay_out
+        with make_engine(parameters, n_workers=1) as engine:
+            monkeypatch.setattr(Network, "lay_out", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                engine.predict_logits(X)
+            monkeypatch.setattr(Network, "lay_out", lay_out)
+        assert len(ShardNetwork._spares) == 1
+        np.testing.assert_array_equal(predict(X, parameters), expected)
 
     def test_few_and_small_ones_are_kept(self):
         for n_samples in range(1, 64):

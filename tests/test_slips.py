@@ -513,6 +513,19 @@ class TestDivergence:
         with pytest.raises(ValueError, match=rf"The training diverged: .*{cause}"):
             small(**parameters).fit(DIGITS.astype(np.float32), LABELS)
 
+    def test_weights_that_are_changed_meanwhile(self):
+        """They are those that `fit` was given."""
+        weights = 1.0 + LABELS % 3
+        expected = small(augment=lambda images, generator: images).fit(DIGITS, LABELS, weights)
+        changed = weights.copy()
+
+        def change(images, generator):
+            changed[:] = 1
+            return images
+
+        actual = small(augment=change).fit(DIGITS, LABELS, changed)
+        assert actual.loss_curve_ == expected.loss_curve_
+
     def test_weights(self):
         with pytest.raises(ValueError, match="sample_weight, times class_weight, must have a fin"):
             small().fit(DIGITS, LABELS, np.full(300, 1e307))
