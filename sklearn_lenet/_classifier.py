@@ -585,7 +585,7 @@ class LeNetClassifier(
             return as_given(proba.astype(dtype, copy=False), X)
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Predict the logarithm of the probability of each class; it is always finite.
+        """Predict the logarithm of the probability of each class, also where that rounds to 0.
 
         Parameters
         ----------
@@ -854,6 +854,12 @@ class LeNetClassifier(
         workers = min(n_workers(self), n_shards) if n_shards > 1 else 1
         with self._engine(self._parameters, workers, device) as engine:
             outputs = compute(engine, X)
+            if not engine.xp.isfinite(outputs).all():
+                warn(
+                    "Not all outputs are finite: X, or the model's weights, have values that are "
+                    "too large to compute with. Where they are NaN, so is the answer, and its "
+                    "label means nothing."
+                )
             if not is_cupy(X):
                 outputs = to_host(outputs)
         # Of float64, but where float32 was asked; into memory that is not the engine's

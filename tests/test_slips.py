@@ -513,6 +513,18 @@ class TestDivergence:
         with pytest.raises(ValueError, match=rf"The training diverged: .*{cause}"):
             small(**parameters).fit(DIGITS.astype(np.float32), LABELS)
 
+    def test_outputs_that_are_not_finite(self):
+        """No range is told of so few pixels; the network's numbers overflow."""
+        pixels = DIGITS.reshape(-1, 8, 8)[:, :7, :7].reshape(-1, 49)
+        classifier = small().fit(pixels, LABELS)
+        with pytest.warns(UserWarning, match="Not all outputs are finite") as record:
+            classifier.predict(pixels * 1e307)
+        assert record[0].filename == __file__
+        classifier.coefs_[-1][0, 0] = np.nan
+        for method in (classifier.predict, classifier.predict_proba, classifier.score):
+            with pytest.warns(UserWarning, match="the model's weights"):
+                method(*((pixels, LABELS) if method == classifier.score else (pixels,)))
+
     def test_weights_that_are_changed_meanwhile(self):
         """They are those that `fit` was given."""
         weights = 1.0 + LABELS % 3
