@@ -1,4 +1,7 @@
-"""scikit-learn's own checks: all pass, none skipped, none expected to fail, no warning."""
+"""scikit-learn's own checks: all pass, none skipped, none expected to fail, no warning.
+
+But for one, with `warm_start`: a second fit goes on, and is not the first one's like.
+"""
 
 import warnings
 
@@ -35,6 +38,9 @@ VARIANTS = {
     "label smoothing": {"label_smoothing": 0.1},
 }
 
+# It fits twice, and compares the activations, which go on changing when the answers no longer do
+FAILING = {"warm start": {"check_pipeline_consistency": "warm_start=True goes on training"}}
+
 SLOW = pytest.mark.slow
 
 
@@ -48,12 +54,13 @@ def test_default_instance(estimator, check):
     [pytest.param(name, marks=[] if name == "early stopping" else SLOW) for name in VARIANTS],
 )
 def test_variants(name):
+    failing = FAILING.get(name, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimator = LeNetClassifier(**({"max_iter": 20} | VARIANTS[name]))
-        results = check_estimator(estimator, on_skip=None)
+        results = check_estimator(estimator, on_skip=None, expected_failed_checks=failing)
     assert len(results) > 55
-    assert {result["status"] for result in results} == {"passed"}
+    assert {r["check_name"] for r in results if r["status"] != "passed"} == set(failing)
 
 
 @pytest.mark.parametrize(
