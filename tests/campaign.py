@@ -221,7 +221,7 @@ SANE_PARAMETERS = {
 
 # The package's own, which a case may well earn
 WARNINGS = (ImageShapeWarning, ConvergenceWarning, DataConversionWarning)
-MESSAGES = re.compile(r"has values from|has an extreme value|feature names")
+MESSAGES = re.compile(r"has values from|has an extreme value|feature names|outputs are finite")
 ERRORS = (ValueError, TypeError, NotFittedError, AttributeError, ZeroDivisionError)
 NAMES = re.compile(
     r"\bX\b|\by\b|X_val|y_val|[Ww]eight|classes|features|images|samples?\b|array|sparse|diverged|"
