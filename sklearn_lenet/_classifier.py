@@ -854,7 +854,7 @@ class LeNetClassifier(
         workers = min(n_workers(self), n_shards) if n_shards > 1 else 1
         with self._engine(self._parameters, workers, device) as engine:
             outputs = compute(engine, X)
-            if not engine.xp.isfinite(outputs).all():
+            if not engine.xp.isfinite(outputs).all().item():
                 warn(
                     "Not all outputs are finite: X, or the model's weights, have values that are "
                     "too large to compute with. Where they are NaN, so is the answer, and its "
