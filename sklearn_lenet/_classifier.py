@@ -418,6 +418,7 @@ class LeNetClassifier(
         Returns
         -------
         self : LeNetClassifier
+            Itself, fitted.
 
         Raises
         ------
@@ -474,12 +475,13 @@ class LeNetClassifier(
 
         Parameters
         ----------
-        X, y, sample_weight, X_val, y_val, sample_weight_val
+        X, y, sample_weight, X_val, y_val, sample_weight_val : array-likes
             What `fit` was given. `device`, `n_jobs` and `verbose` may be others than they were.
 
         Returns
         -------
         self : LeNetClassifier
+            Itself, fitted.
 
         Raises
         ------
@@ -531,6 +533,7 @@ class LeNetClassifier(
         Returns
         -------
         self : LeNetClassifier
+            Itself, fitted.
 
         Raises
         ------
@@ -555,6 +558,7 @@ class LeNetClassifier(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
 
         Returns
         -------
@@ -573,6 +577,7 @@ class LeNetClassifier(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
 
         Returns
         -------
@@ -590,6 +595,7 @@ class LeNetClassifier(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
 
         Returns
         -------
@@ -611,6 +617,7 @@ class LeNetClassifier(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
 
         Returns
         -------
@@ -629,13 +636,16 @@ class LeNetClassifier(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
+            Images, as for `fit`.
         y : array-like of shape (n_samples,)
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
+            How much each sample counts.
 
         Returns
         -------
         score : float
+            The share of samples, by weight, that `predict` gets right: from 0 to 1.
         """
         with Uninterrupted():
             y, weights = check_scoring_data(y, sample_weight)

@@ -23,7 +23,9 @@ class AugmentationDisplay:
     Parameters
     ----------
     images : ndarray of shape (n_images, C, H, W)
+        As they are.
     augmented : ndarray of shape (n_versions, n_images, C, H, W)
+        Versions of them, distorted.
 
     Attributes
     ----------

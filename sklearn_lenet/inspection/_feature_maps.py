@@ -24,6 +24,7 @@ class FeatureMapsDisplay:
     Parameters
     ----------
     image : ndarray of shape (C, H, W)
+        The image that goes through the layers.
     maps : sequence of pairs of ndarrays of shape (C, H, W)
         For each convolution, behind the activation and behind pooling.
 

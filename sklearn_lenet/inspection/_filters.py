@@ -17,6 +17,7 @@ class FiltersDisplay:
     Parameters
     ----------
     kernels : ndarray of shape (n_kernels, n_channels, height, width)
+        Weights of the first convolution.
 
     Attributes
     ----------
