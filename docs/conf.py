@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import write_weights
 
 import sklearn_lenet
 
@@ -49,4 +52,5 @@ def set_language(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Connect to Sphinx's events."""
+    app.connect("builder-inited", lambda app: write_weights.write_if_older())
     app.connect("html-page-context", set_language)
