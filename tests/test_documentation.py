@@ -1,4 +1,4 @@
-"""The user guide's table of errors comes as it stands there; the GPU page's code runs."""
+"""The guide's errors come as its table has them; the GPU page's code runs."""
 
 import re
 from importlib import import_module
@@ -15,7 +15,7 @@ from .test_classifier import X, Y, model
 from .test_examples import run_blocks
 from .test_resume import LABELS, interrupted
 
-GUIDE = Path(__file__).parents[1] / "docs" / "user_guide.md"
+ERRORS = Path(__file__).parents[1] / "docs" / "guide" / "errors.md"
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (60, 2352)).astype(np.uint8)
 LARGE = np.random.default_rng(0).random((60, 784))
@@ -110,7 +110,7 @@ PROVOKED = {
 
 def messages():
     """Give the table's messages."""
-    table = GUIDE.read_text(encoding="utf-8").partition("## Errors")[2]
+    table = ERRORS.read_text(encoding="utf-8")
     cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
     return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
 

@@ -181,13 +181,21 @@ def test_one_epoch(tmp_path, data_home):
     assert re.search(r"Seconds: \d+\.\d", output)
 
 
+WITHOUT_CODE = {"errors.md"}
+GUIDE = [
+    f"docs/guide/{path.name}"
+    for path in sorted((ROOT / "docs" / "guide").glob("*.md"))
+    if path.name not in WITHOUT_CODE
+]
+
+
 @pytest.mark.parametrize(
     "page",
     [
         "docs/quickstart.md",
         *(
             pytest.param(page, marks=pytest.mark.slow)
-            for page in ("README.md", "docs/index.md", "docs/user_guide.md")
+            for page in ("README.md", "docs/index.md", *GUIDE)
         ),
     ],
 )
@@ -195,6 +203,7 @@ def test_code_in_documents(page, tmp_path, monkeypatch):
     """Run a page's blocks of Python one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
     run_blocks(page, {"__name__": "__main__"})
+    plt.close("all")
 
 
 CHAPTERS = ["convolution", "im2col", "backward", "loss", "patches"]
