@@ -1,21 +1,25 @@
-"""The guide's errors come as its table has them; the GPU page's code runs."""
+"""The guide's errors come as its table has them; names on other pages exist; GPU code runs."""
 
 import re
+from ast import literal_eval
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from sklearn.neural_network import MLPClassifier
 
-from sklearn_lenet import LeNetClassifier
+from sklearn_lenet import LeNetClassifier, __version__, datasets
 
 from . import stand_in
 from .test_classifier import X, Y, model
 from .test_examples import run_blocks
 from .test_resume import LABELS, interrupted
 
-ERRORS = Path(__file__).parents[1] / "docs" / "guide" / "errors.md"
+DOCS = Path(__file__).parents[1] / "docs"
+ERRORS = DOCS / "guide" / "errors.md"
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (60, 2352)).astype(np.uint8)
 LARGE = np.random.default_rng(0).random((60, 784))
@@ -125,6 +129,42 @@ def test_message(message):
         PROVOKED[message]()
     pattern = ".*".join(map(re.escape, message.replace("cuda'", "cuda:99'").split("…")))
     assert re.search(pattern, str(error.value), re.DOTALL)
+
+
+def translations():
+    """Give the left and the right cell of each row of "Coming from"."""
+    text = (DOCS / "coming_from.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| (.*) \| (.*) \|$", text, re.MULTILINE)
+
+
+def test_names_for_those_who_come_from_elsewhere_exist():
+    fitted = model(early_stopping=True).fit(X, Y)
+    known = {*signature(fitted.fit).parameters, *dir(LeNetClassifier), *dir(fitted)}
+    known |= {*datasets.__all__, "Checkpoint", "to_onnx", "MultiOutputClassifier"}
+    known |= {"feature_names_in_"}  # of a data frame alone
+    names = {name for _, here in translations() for name in re.findall(r"`(\w+)[=`]", here)}
+    assert len(names) > 50
+    assert names <= known
+
+
+def test_values_for_those_who_come_from_elsewhere_are_taken():
+    settings = {
+        setting for _, here in translations() for setting in re.findall(r"`(\w+)=([^`]+)`", here)
+    }
+    assert len(settings) > 10
+    for name, value in settings:
+        if name != "device":
+            model(max_iter=1).set_params(**{name: literal_eval(value)}).fit(X, Y)
+
+
+def test_every_parameter_of_scikit_learns_network_is_translated():
+    left = " ".join(there for there, _ in translations())
+    names = set(re.findall(r"`(\w+)[=`]", left))
+    assert set(signature(MLPClassifier).parameters) <= names
+
+
+def test_citation_names_this_version():
+    assert f"version = {{{__version__}}}" in (DOCS / "cite.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

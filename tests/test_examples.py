@@ -195,7 +195,13 @@ GUIDE = [
         "docs/quickstart.md",
         *(
             pytest.param(page, marks=pytest.mark.slow)
-            for page in ("README.md", "docs/index.md", *GUIDE)
+            for page in (
+                "README.md",
+                "docs/index.md",
+                "docs/install.md",
+                "docs/coming_from.md",
+                *GUIDE,
+            )
         ),
     ],
 )
