@@ -23,11 +23,12 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "generated"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autosummary_generate = False
+autosummary_generate = True
 numpydoc_show_class_members = False
 maximum_signature_line_length = 100
 

@@ -85,9 +85,10 @@ def _supports_partial_fit(estimator: "LeNetClassifier") -> bool:
 
 
 def _documentation() -> str:
-    """Give the address of the API's page, if it has been built in this clone, else of this file."""
+    """Give the address of the class's page, if built in this clone, else of this file."""
     file = Path(__file__).resolve()
-    page = file.parents[1] / "docs" / "_build" / "html" / "api.html"
+    pages = file.parents[1] / "docs" / "_build" / "html" / "generated"
+    page = pages / "sklearn_lenet.LeNetClassifier.html"
     return (page if page.exists() else file).as_uri()
 
 
