@@ -22,6 +22,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -38,11 +41,30 @@ myst_heading_anchors = 3
 # MathJax 3.2.2, which lies in _static, without its addresses of a CDN: nothing comes from a network
 mathjax_path = "mathjax/tex-svg.js"
 
-html_theme = "furo"
+html_theme = "pydata_sphinx_theme"
 html_title = f"sklearn_lenet {release}"
+html_theme_options = {"navbar_persistent": ["search-button"], "show_prev_next": False}
+html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["formulas.css"]
 html_copy_source = False
+
+
+copybutton_prompt_text = ">>> "
+
+# Examples are executed by the build: figures and what is printed are this version's
+sphinx_gallery_conf = {
+    "abort_on_example_error": True,
+    "copyfile_regex": "",
+    "examples_dirs": "../examples/gallery",
+    "filename_pattern": "plot_",
+    "gallery_dirs": "auto_examples",
+    "plot_gallery": True,
+    "remove_config_comments": True,
+    "show_signature": False,
+    "within_subsection_order": "FileNameSortKey",
+    "write_computation_times": False,  # its page loads scripts from a CDN
+}
 
 
 def set_language(app, pagename, templatename, context, doctree):
