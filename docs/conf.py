@@ -46,7 +46,7 @@ html_title = f"sklearn_lenet {release}"
 html_theme_options = {"navbar_persistent": ["search-button"], "show_prev_next": False}
 html_show_sourcelink = False
 html_static_path = ["_static"]
-html_css_files = ["formulas.css"]
+html_css_files = ["formulas.css", "tables.css"]
 html_copy_source = False
 
 
