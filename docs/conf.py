@@ -35,7 +35,7 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 maximum_signature_line_length = 100
 
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 # MathJax 3.2.2, which lies in _static, without its addresses of a CDN: nothing comes from a network
