@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import sklearn
 from matplotlib import pyplot as plt
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -347,7 +348,10 @@ class TestMistakes:
         ("changes", "message"),
         [
             ({"n_images": 0}, "n_images == 0, must be >= 1"),
-            ({"image_shape": (3, 4)}, r"image_shape=\(3, 4\) is 12 features, but X has 144"),
+            *(
+                ({"image_shape": shape}, "features of X, 144, as their product. Got .* instead")
+                for shape in [(3, 4), (13, 13), (1, 1, 12, 12), (-12, -12), (144.0, 1), 144, "12"]
+            ),
             ({"y": Y[:-1]}, "inconsistent numbers of samples"),
             ({"y": Y.astype(str)}, "Mix of label input types"),
         ],
@@ -356,12 +360,39 @@ class TestMistakes:
         with pytest.raises(ValueError, match=message):
             MistakesDisplay.from_estimator(fitted, **({"X": X, "y": (Y + 1) % 3} | changes))
 
+    def test_pixels_that_are_missing_do_not_blank_the_others(self):
+        holed = X[:2].astype(float)
+        holed[0, :5] = np.nan
+        answering = Answers([0, 0], [0.5, 0.6], [0, 1]).fit(X, Y)
+        display = MistakesDisplay.from_estimator(answering, holed, [1, 1])
+        for axes in display.axes_.flat:
+            assert axes.images[0].get_clim() == (np.nanmin(holed), np.nanmax(holed))
+
     def test_not_fitted(self):
         with pytest.raises(NotFittedError):
             MistakesDisplay.from_estimator(LeNetClassifier(), X, Y)
 
 
+@pytest.mark.parametrize("display", [FiltersDisplay, LossCurveDisplay])
+def test_what_is_no_axes(display, fitted):
+    with pytest.raises(TypeError, match=r"ax must be matplotlib Axes or None\. Got str instead"):
+        display.from_estimator(fitted, ax="here")
+
+
 class TestAugmentation:
+    @pytest.mark.parametrize(
+        ("images", "error", "message"),
+        [
+            (None, ValueError, "Expected 2D array, got scalar array"),
+            (5, ValueError, "Expected 2D array, got scalar array"),
+            (sparse.coo_array(X), TypeError, "Sparse data was passed for X"),
+            (sparse.csr_array(X), TypeError, "Sparse data was passed for X"),
+        ],
+    )
+    def test_what_is_no_array_of_images(self, images, error, message):
+        with pytest.raises(error, match=message):
+            AugmentationDisplay.from_estimator(LeNetClassifier(augment="affine"), images)
+
     def test_callable(self):
         def invert_some(images, generator):
             assert images.shape[1:] == (1, 12, 12)

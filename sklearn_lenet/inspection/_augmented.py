@@ -4,14 +4,15 @@ from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import clone
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_array, check_random_state, check_scalar
 
 from .._arrays import on_host
 from .._augmentation import Augmentation, make_augmentation
 from .._parameters import check_parameters
 from .._validation import check_training_data
-from ._drawing import as_images, check_class, image_grid, import_pyplot, show_image
+from ._drawing import as_images, check_class, image_grid, import_pyplot, limits, show_image
 
 
 class AugmentationDisplay:
@@ -94,7 +95,10 @@ class AugmentationDisplay:
                 f"{cls.__name__} shows what 'augment' does, which is None. Set it to 'affine', "
                 "'elastic' or a callable."
             )
-        X = on_host(X, "X")[:n_images]
+        X = on_host(X, "X")
+        if sparse.issparse(X) or not hasattr(X, "__getitem__"):
+            check_array(X, input_name="X")  # which says why it is no array
+        X = X[:n_images]
         fitted = clone(estimator)  # `fit` would find this shape
         rows, _, _ = check_training_data(fitted, X, np.zeros(len(X), int), None, reset=True)
         images = as_images(rows, fitted.image_shape_)
@@ -122,8 +126,7 @@ class AugmentationDisplay:
         shape = len(self.images), len(columns)
         title = "Training images as they are, and distorted"
         self.figure_, self.axes_ = image_grid(plt, ax, title, shape)
-        low = min(images.min() for images in columns)
-        high = max(images.max() for images in columns)
+        low, high = limits(np.stack(columns))
         for (row, column), axes in np.ndenumerate(self.axes_):
             show_image(axes, columns[column][row], low, high)
         self.axes_[0, 0].set_title("as it is", fontsize="small", pad=3)

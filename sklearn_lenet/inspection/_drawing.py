@@ -1,5 +1,6 @@
 """What the displays share: matplotlib, imported when something is drawn, and checks."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
     ----------
     X : array-like of shape (n_samples, n_features), (n, H, W) or (n, C, H, W)
     image_shape : tuple (H, W) or (C, H, W), or None
-        Of rows. None guesses: square images, grey or of three channels, if it can be.
+        Of rows, which may lack the last pixels. None guesses: square images, grey or of three
+        channels, if it can be.
     """
     X = check_array(
         as_array(on_host(X, "X")),
@@ -71,12 +73,36 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
     else:
         C, H, W = infer_image_shape(n_features)
     images = np.zeros((len(X), C * H * W), X.dtype)
-    if n_features > images.shape[1]:
-        raise ValueError(
-            f"image_shape={image_shape!r} is {images.shape[1]} features, but X has {n_features}."
-        )
     images[:, :n_features] = X
     return images.reshape(-1, C, H, W)
+
+
+def check_image_shape(image_shape: Any, X: Any) -> None:
+    """Refuse a user's shape of images that is none, or not that of the rows of `X`."""
+    is_shape = (
+        isinstance(image_shape, tuple | list)
+        and len(image_shape) in (2, 3)
+        and all(isinstance(length, int | np.integer) and length > 0 for length in image_shape)
+    )
+    shape = np.shape(X)
+    n_features = shape[1] if len(shape) == 2 else None
+    if not is_shape or n_features not in (None, prod(image_shape)):
+        raise ValueError(
+            "image_shape must be (H, W) or (C, H, W), positive integers with the number of "
+            f"features of X, {n_features}, as their product. Got {image_shape!r} instead."
+        )
+
+
+def check_axes(plt: Any, ax: Any) -> None:
+    """Refuse what is no matplotlib Axes."""
+    if not isinstance(ax, plt.Axes):
+        raise TypeError(f"ax must be matplotlib Axes or None. Got {type(ax).__name__} instead.")
+
+
+def limits(images: np.ndarray) -> tuple[float, float]:
+    """Give the least and the largest of pixels that are finite: black and white."""
+    finite = images[np.isfinite(images)]
+    return (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
 
 
 def image_grid(
@@ -105,6 +131,7 @@ def image_grid(
         size = max(1.1 * n_columns + 0.5, 4), height * n_rows + 0.6
         figure = place = plt.figure(figsize=size, layout="constrained")
     else:
+        check_axes(plt, ax)
         if ax.get_subplotspec() is None:
             raise ValueError(
                 "ax should be Axes of a grid, as plt.subplots() makes them. Got Axes that were put "

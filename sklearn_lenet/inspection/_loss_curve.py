@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._drawing import COLOURS, MARKERS, check_network, import_pyplot
+from ._drawing import COLOURS, MARKERS, check_axes, check_network, import_pyplot
 
 
 class LossCurveDisplay:
@@ -113,7 +113,10 @@ class LossCurveDisplay:
             _, ax = plt.subplots(
                 n_axes, sharex=True, figsize=(6.4, 2 + 2.4 * n_axes), layout="constrained"
             )
-        self.axes_ = np.ravel(ax)
+        axes = np.ravel(np.asarray(ax, dtype=object))
+        for each in axes:
+            check_axes(plt, each)
+        self.axes_ = axes
         self.figure_ = self.axes_[0].figure
         self.lines_: list[Any] = []
         number = len({line.get_color() for line in self.axes_[0].lines})
@@ -140,7 +143,7 @@ class LossCurveDisplay:
             style,
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            markevery=max(1, len(values) // 20),
-            markersize=4,
+            markevery=max(1, len(values) // 8),
+            markersize=6,
             label=what if self.name is None else f"{self.name}, {what}",
         )

@@ -11,7 +11,15 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._arrays import on_host
 from .._validation import check_scoring_data
-from ._drawing import COLUMNS, as_images, image_grid, import_pyplot, show_image
+from ._drawing import (
+    COLUMNS,
+    as_images,
+    check_image_shape,
+    image_grid,
+    import_pyplot,
+    limits,
+    show_image,
+)
 
 # Characters in two labels that do not stand in one line above an image
 _LONG_LABELS = 9
@@ -120,6 +128,8 @@ class MistakesDisplay:
         surest = mistakes[np.argsort(-confidence[mistakes], kind="stable")[:n_images]]
         if image_shape is None:
             image_shape = getattr(estimator, "image_shape_", None)
+        else:
+            check_image_shape(image_shape, X)
         display = cls(
             images=as_images(X, image_shape)[surest],
             y_true=y[surest],
@@ -153,8 +163,7 @@ class MistakesDisplay:
         self.figure_, self.axes_ = image_grid(plt, ax, title, shape, height=1.5)
         for axes in self.axes_.flat[n_images:]:
             axes.set_axis_off()
-        if n_images:
-            low, high = self.images.min(), self.images.max()
+        low, high = limits(self.images)
         for axes, image, truth, answer, confidence in zip(
             self.axes_.flat, self.images, self.y_true, self.y_pred, self.confidence, strict=False
         ):
