@@ -419,7 +419,8 @@ def _progress(settings: Settings, n_epochs: int, n_rows: int) -> Iterator[Any]:
         Images of an epoch.
     """
     # A notebook shows what is written to stderr on red ground
-    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    file = sys.stdout if in_notebook else sys.stderr
     if not settings.verbose or file is None:
         yield lambda epoch: None
         return

@@ -205,12 +205,21 @@ def test_progress_bar(capsys):
 
 def test_progress_bar_in_a_notebook(capsys, monkeypatch):
     """It stands in one line, and not on stderr, which is red there."""
+    kernels_stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr(sys, "stderr", kernels_stream())
+    model(verbose=1, max_iter=2).fit(X, Y)
+    assert sys.stderr.getvalue() == ""
+    out = capsys.readouterr().out
+    assert "2/2" in out
+    assert out.count("\n") == 1
+
+
+def test_progress_bar_where_a_kernel_is_only_imported(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
     model(verbose=1, max_iter=2).fit(X, Y)
     out, err = capsys.readouterr()
-    assert "2/2" in out
-    assert out.count("\n") == 1
-    assert err == ""
+    assert "2/2" in err
+    assert out == ""
 
 
 def resources():
