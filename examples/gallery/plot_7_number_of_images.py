@@ -3,12 +3,13 @@ Accuracy against the number of images
 =====================================
 
 A convolutional network has the neighbourhood of pixels built in, and needs fewer images for it.
-Each classifier with its defaults, on pixels from 0 to 1.
+Each classifier with its defaults, on pixels from 0 to 1; ``LeNetClassifier``, which would take 100
+epochs for so few images, with 20.
 """
 
 # %%
 import matplotlib.pyplot as plt
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
@@ -21,9 +22,9 @@ X, X_test = X / 255, X_test / 255
 
 classifiers = {
     "LeNetClassifier": (LeNetClassifier(max_iter=20, random_state=0), "black", "o-"),
-    "MLPClassifier": (MLPClassifier(early_stopping=True, random_state=0), "#0072b2", "s--"),
+    "MLPClassifier": (MLPClassifier(random_state=0), "#0072b2", "s--"),
     "LogisticRegression": (LogisticRegression(max_iter=1000), "#d55e00", "^:"),
-    "HistGradientBoosting": (HistGradientBoostingClassifier(max_iter=10), "#009e73", "v-."),
+    "RandomForestClassifier": (RandomForestClassifier(random_state=0), "#009e73", "v-."),
 }
 sizes = [100, 300, 1000]
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
