@@ -19,7 +19,8 @@ search.fit(X[:1000], y[:1000])
 print(search.best_params_, f"{search.best_score_:.1%}")
 
 # %%
-# ``cv_results_`` has the scores in the order of the grid: the last name varies fastest.
+# ``cv_results_`` takes the parameters in alphabetical order, and the last of them, ``lr``, varies
+# fastest.
 scores = 100 * search.cv_results_["mean_test_score"].reshape(3, 4)
 figure, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
 ax.imshow(scores, cmap="cividis", aspect="auto")
