@@ -73,7 +73,15 @@ def set_language(app, pagename, templatename, context, doctree):
         context["language"] = "zh-CN"
 
 
+def hide_empty_sidebar(app, pagename, templatename, context, doctree):
+    """Take the sidebar from pages that have no pages below them: the theme leaves an empty one."""
+    below = app.env.toctree_includes
+    if pagename in below["index"] and not below.get(pagename):
+        context["sidebars"] = []
+
+
 def setup(app):
     """Connect to Sphinx's events."""
     app.connect("builder-inited", lambda app: write_weights.write_if_older())
     app.connect("html-page-context", set_language)
+    app.connect("html-page-context", hide_empty_sidebar)
