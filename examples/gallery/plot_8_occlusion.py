@@ -33,8 +33,8 @@ def lost(image, label):
 
 
 # %%
-# Bright is where the digit cannot be told without what is hidden: the two arms of the 4, the stem of
-# the 7 more than its bar, the waist of the 3.
+# Bright is where the digit cannot be told without what is hidden: the two arms of the 4, the stem
+# of the 7 more than its bar, the waist of the 3.
 digits = [4, 7, 3]
 figure, axes = plt.subplots(2, 3, figsize=(6, 4), layout="constrained")
 for (top, bottom), digit in zip(axes.T, digits, strict=True):
