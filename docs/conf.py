@@ -15,6 +15,7 @@ author = "the sklearn_lenet developers"
 copyright = f"2026, {author}"
 release = version = sklearn_lenet.__version__
 
+# Without intersphinx: a network that is not reached is a warning, with -W an error
 extensions = [
     "myst_parser",
     "numpydoc",
@@ -48,7 +49,6 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["formulas.css", "tables.css"]
 html_copy_source = False
-
 
 copybutton_prompt_text = ">>> "
 
