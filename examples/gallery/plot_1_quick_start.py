@@ -39,5 +39,5 @@ confusion = ConfusionMatrixDisplay.from_estimator(
 # The surest mistakes
 # -------------------
 # Each with its answer, its truth, and the probability that the network gave its answer.
-_ = MistakesDisplay.from_estimator(model, X_test, y_test, n_images=8)
+_ = MistakesDisplay.from_estimator(model, X_test, y_test, n_images=4)
 plt.show()

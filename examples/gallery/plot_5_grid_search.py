@@ -26,7 +26,7 @@ figure, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
 ax.imshow(scores, cmap="cividis", aspect="auto")
 for row, line in enumerate(scores):
     for column, score in enumerate(line):
-        color = "white" if score < scores.mean() else "black"
+        color = "white" if score < (scores.min() + scores.max()) / 2 else "black"
         ax.text(column, row, f"{score:.0f}", ha="center", va="center", color=color)
 ax.set(
     xticks=range(4),
