@@ -44,7 +44,11 @@ mathjax_path = "mathjax/tex-svg.js"
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"sklearn_lenet {release}"
-html_theme_options = {"navbar_persistent": ["search-button"], "show_prev_next": False}
+html_theme_options = {
+    "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
+    "show_prev_next": False,
+}
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["formulas.css", "tables.css"]
