@@ -28,7 +28,7 @@ for name in ("affine", "elastic"):
 names = [None, "affine", "elastic"]
 scores = [
     [
-        LeNetClassifier(augment=name, max_iter=40, random_state=seed)
+        LeNetClassifier(augment=name, max_iter=25, random_state=seed)
         .fit(X, y)
         .score(X_test, y_test)
         for seed in range(3)

@@ -27,13 +27,13 @@ for label, (parameters, color, style) in settings.items():
     curves, scores = [], []
     for seed in range(3):
         model = LeNetClassifier(
-            solver="sgd", max_iter=15, early_stopping=True, n_iter_no_change=15, random_state=seed,
+            solver="sgd", max_iter=10, early_stopping=True, n_iter_no_change=10, random_state=seed,
             scoring="accuracy", **parameters,
         )  # fmt: skip
         model.fit(X, y, X_val=X_val, y_val=y_val)
         curves.append(model.loss_curve_)
         scores.append(model.validation_scores_)
-    epochs = np.arange(1, 16)
+    epochs = np.arange(1, 11)
     for ax, values in ((losses, np.array(curves)), (accuracies, 100 * np.array(scores))):
         ax.plot(epochs, values.mean(axis=0), color=color, linestyle=style, label=label)
         ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15)

@@ -21,13 +21,13 @@ X, y = load_mnist_sample(subset="train", return_X_y=True)
 X_test, y_test = load_mnist_sample(subset="test", return_X_y=True)
 X_fit, y_fit, X_calibrate, y_calibrate = X[:1500], y[:1500], X[1500:], y[1500:]
 
-smooth = LeNetClassifier(random_state=0).fit(X_fit, y_fit)
-sharp = LeNetClassifier(label_smoothing=0, random_state=0).fit(X_fit, y_fit)
+smooth = LeNetClassifier(max_iter=40, random_state=0).fit(X_fit, y_fit)
+sharp = LeNetClassifier(label_smoothing=0, max_iter=40, random_state=0).fit(X_fit, y_fit)
 calibrated = CalibratedClassifierCV(FrozenEstimator(smooth)).fit(X_calibrate, y_calibrate)
 
 # %%
 # Every probability of every class counts here, whether it was the answer or not.
-# Most of the 10,000 lie near 0 or 1. Calibrated, fewer than ten fall between two of the middle
+# Most of the 10,000 lie near 0 or 1. Calibrated, fewer than twenty fall between two of the middle
 # points, which so mean little; the log loss is of all.
 models = {
     "label_smoothing=0.05": (smooth, "#d55e00", "s:"),
