@@ -37,14 +37,14 @@ STROKES = {
 FRAMES = "<script>window.requestAnimationFrame = (callback) => setTimeout(callback, 16);</script>"
 
 HELPERS = """
-const result = {}, output = document.getElementById("result");
+const result = {};
 const frames = () => new Promise((done) => setTimeout(done, 100));
 const ink = () =>
   context.getImageData(0, 0, 280, 280).data.filter((v, n) => n % 4 === 0 && v > 0).length;
-function pointer(type, [x, y], kind) {
+function pointer(type, [x, y], kind, isPrimary = true) {
   const box = drawing.getBoundingClientRect(), ratio = box.width / 280;
   drawing.dispatchEvent(new PointerEvent(type, { clientX: box.left + x * ratio,
-    clientY: box.top + y * ratio, buttons: 1, pointerType: kind, bubbles: true }));
+    clientY: box.top + y * ratio, buttons: 1, pointerType: kind, isPrimary, bubbles: true }));
 }
 const key = (name) => drawing.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
 """
@@ -65,7 +65,7 @@ def fitted(weights):
 
 @pytest.fixture
 def result_of(weights, fitted, tmp_path):
-    """Run JavaScript on the page, by a browser of this width; give what it put into `result`."""
+    """Run JavaScript on the page, in a frame of this width; give what it put into `result`."""
 
     def run(script, width=1280, images=None):
         shutil.copytree(DOCS / "_static", tmp_path / "_static", dirs_exist_ok=True)
@@ -78,22 +78,30 @@ def result_of(weights, fitted, tmp_path):
             body = body.replace('<script src="_static/try_it_page.js"></script>', "")
         page = tmp_path / "page.html"
         page.write_text(
-            f"<!doctype html><meta charset=utf-8>{FRAMES}<body>{body}<pre id=result></pre>"
+            f"<!doctype html><meta charset=utf-8>{FRAMES}<body>{body}"
             f"<script>{HELPERS} (async () => {{ {script}\n"
-            "output.textContent = JSON.stringify(result); })();</script>",
+            'parent.postMessage(JSON.stringify(result), "*"); })();</script>',
+            encoding="utf-8",
+        )
+        # In a frame, for a headless window is never narrower than 500 pixels
+        frame = tmp_path / "frame.html"
+        frame.write_text(
+            "<!doctype html><pre id=result></pre><script>onmessage = (event) => {"
+            "document.getElementById('result').textContent = event.data; };</script>"
+            f'<iframe src="page.html" style="border: 0; width: {width}px; height: 800px"></iframe>',
             encoding="utf-8",
         )
         options = [
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
-            f"--window-size={width},900",
+            "--window-size=1400,900",
             f"--user-data-dir={tmp_path / 'profile'}",
             "--virtual-time-budget=20000",
             "--dump-dom",
         ]
         dom = subprocess.run(
-            [BROWSER, *options, page.as_uri()], capture_output=True, text=True, timeout=120
+            [BROWSER, *options, frame.as_uri()], capture_output=True, text=True, timeout=120
         ).stdout
         return json.loads(html.unescape(re.search(r'<pre id="result">(.*?)</pre>', dom)[1]))
 
@@ -111,6 +119,7 @@ def test_probabilities_are_those_of_predict_proba(result_of, fitted):
 def test_drawn_digits_are_answered_right(result_of, kind, width):
     script = f"""
     result.answers = [];
+    result.width = innerWidth;
     result.isWithin = document.documentElement.scrollWidth <= innerWidth;
     for (const lines of {json.dumps(list(STROKES.values()))}) {{
       element("clear").click();
@@ -128,7 +137,20 @@ def test_drawn_digits_are_answered_right(result_of, kind, width):
     read = [int(re.search(r"reads (\d)", answer)[1]) for answer in result["answers"]]
     assert read == list(STROKES)
     assert result["maps"] == [6, 16]
+    assert result["width"] == width
     assert result["isWithin"]
+
+
+def test_a_second_finger_draws_nothing(result_of):
+    script = """
+    pointer("pointerdown", [150, 50], "touch");
+    pointer("pointerdown", [50, 50], "touch", false);
+    pointer("pointermove", [60, 90], "touch", false);
+    pointer("pointerup", [60, 90], "touch", false);
+    pointer("pointermove", [150, 90], "touch");
+    result.strokes = strokes.map((stroke) => stroke.length);
+    """
+    assert result_of(script)["strokes"] == [2]
 
 
 def test_keys_draw_and_clear(result_of):

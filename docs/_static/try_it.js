@@ -1,6 +1,6 @@
 "use strict";
 // LeNet-5 for the third time: after Python's loops and NumPy's arrays, plain JavaScript.
-// First the network, from pixels to probabilities; then the page on which one draws.
+// From pixels to probabilities, then from strokes to pixels; try_it_page.js is the page itself.
 
 const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 const numbers = (base64) => new Float32Array(bytes(base64).buffer);

@@ -85,17 +85,19 @@ function pointOf(event) { // the canvas may be shown smaller than its 280 pixels
   return [(280 * (event.clientX - box.left)) / box.width, (280 * (event.clientY - box.top)) / box.height];
 }
 
+// A second finger, and another button than the first, draw nothing.
 drawing.onpointerdown = (event) => {
+  if (!event.isPrimary || event.button !== 0) return;
   if (event.isTrusted) drawing.setPointerCapture(event.pointerId);
   begin(pointOf(event));
   soon();
 };
 drawing.onpointermove = (event) => {
-  if (!isDown || !event.buttons) return;
+  if (!isDown || !event.isPrimary || !event.buttons) return;
   strokes.at(-1).push(pointOf(event));
   soon();
 };
-drawing.onpointerup = drawing.onpointercancel = () => { isDown = false; };
+drawing.onpointerup = drawing.onpointercancel = (event) => { if (event.isPrimary) isDown = false; };
 drawing.onfocus = drawing.onblur = soon;
 
 const STEPS = { ArrowLeft: [-7, 0], ArrowRight: [7, 0], ArrowUp: [0, -7], ArrowDown: [0, 7] };
