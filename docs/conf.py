@@ -59,12 +59,8 @@ copybutton_prompt_text = ">>> "
 # Examples are executed by the build: figures and what is printed are this version's
 sphinx_gallery_conf = {
     "abort_on_example_error": True,
-    "copyfile_regex": "",
     "examples_dirs": "../examples/gallery",
-    "filename_pattern": "plot_",
     "gallery_dirs": "auto_examples",
-    "plot_gallery": True,
-    "remove_config_comments": True,
     "show_signature": False,
     "within_subsection_order": "FileNameSortKey",
     "write_computation_times": False,  # its page loads scripts from a CDN

@@ -43,11 +43,16 @@ def javascript(model, images):
     return f"const MODEL = {json.dumps(content)};\n"
 
 
+def write():
+    """Train, and write the file."""
+    PATH.write_text(javascript(trained(), examples()), encoding="utf-8")
+
+
 def write_if_older():
     """Write the file, unless it is there and newer than this script."""
     if not PATH.exists() or PATH.stat().st_mtime < Path(__file__).stat().st_mtime:
-        PATH.write_text(javascript(trained(), examples()), encoding="utf-8")
+        write()
 
 
 if __name__ == "__main__":
-    PATH.write_text(javascript(trained(), examples()), encoding="utf-8")
+    write()

@@ -92,6 +92,11 @@ def _either(*constraints: Constraint) -> Constraint:
     )
 
 
+def is_image_shape(value: Any) -> bool:
+    """Tell whether this is a shape of images, (H, W) or (C, H, W)."""
+    return _integers(1)[0](value) and len(value) in (2, 3)
+
+
 _NONE: Constraint = (lambda v: v is None, "None")
 _CALLABLE: Constraint = (callable, "a callable")
 _BOOL: Constraint = (_is_bool, "a bool")
@@ -120,9 +125,7 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "pooling": _one_of("avg", "max"),
     "hidden_layer_sizes": _either(_integer(1), _integers(1, may_be_empty=True)),
     "activation": _one_of("relu", "tanh", "sigmoid"),
-    "image_shape": _either(
-        _NONE, (lambda v: _integers(1)[0](v) and len(v) in (2, 3), "a tuple (H, W) or (C, H, W)")
-    ),
+    "image_shape": _either(_NONE, (is_image_shape, "a tuple (H, W) or (C, H, W)")),
     "dtype": _one_of("auto", "float32", "float64"),
     "shuffle": _BOOL,
     "tol": _either(_real(0), _NONE),

@@ -235,11 +235,16 @@ def test_translations_have_the_same_code_and_formulas(page):
     assert code_or_formula.findall(chinese) == code_or_formula.findall(english) != []
 
 
+def python_blocks(text):
+    """Give matches of a page's blocks of Python; group 1 is the code."""
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    assert blocks
+    return blocks
+
+
 def run_blocks(page, namespace):
     """Run a page's blocks of Python in this namespace."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    assert blocks
-    for block in blocks:
+    for block in python_blocks(text):
         n_lines = text[: block.start(1)].count("\n")  # so that an error names the page's line
         exec(compile("\n" * n_lines + block[1], ROOT / page, "exec"), namespace)

@@ -350,7 +350,16 @@ class TestMistakes:
             ({"n_images": 0}, "n_images == 0, must be >= 1"),
             *(
                 ({"image_shape": shape}, "features of X, 144, as their product. Got .* instead")
-                for shape in [(3, 4), (13, 13), (1, 1, 12, 12), (-12, -12), (144.0, 1), 144, "12"]
+                for shape in [
+                    (3, 4),
+                    (13, 13),
+                    (1, 1, 12, 12),
+                    (-12, -12),
+                    (144.0, 1),
+                    (True, 144),
+                    144,
+                    "12",
+                ]
             ),
             ({"y": Y[:-1]}, "inconsistent numbers of samples"),
             ({"y": Y.astype(str)}, "Mix of label input types"),

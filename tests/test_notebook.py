@@ -1,9 +1,10 @@
 """The quick start as a notebook, run by a real kernel: what a reader sees under each cell."""
 
-import re
 from pathlib import Path
 
 import pytest
+
+from .test_examples import python_blocks
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -17,9 +18,7 @@ QUICKSTART = Path(__file__).parents[1] / "docs" / "quickstart.md"
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Run the quick start's blocks, then one that shows the model; give each cell's outputs."""
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", QUICKSTART.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    blocks = [block[1] for block in python_blocks(QUICKSTART.read_text(encoding="utf-8"))]
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in [*blocks, "model"]]
     resources = {"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}}

@@ -74,8 +74,6 @@ def result_of(weights, fitted, tmp_path):
         (tmp_path / "_static" / "try_it_model.js").write_text(model, encoding="utf-8")
         text = (DOCS / "try_it.md").read_text(encoding="utf-8")
         body = re.search(r"^```\{raw\} html\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[1]
-        if len(images) != 10:
-            body = body.replace('<script src="_static/try_it_page.js"></script>', "")
         page = tmp_path / "page.html"
         page.write_text(
             f"<!doctype html><meta charset=utf-8>{FRAMES}<body>{body}"

@@ -11,7 +11,7 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
   const button = element("examples").appendChild(document.createElement("button"));
   button.textContent = digit;
   button.setAttribute("aria-label", `MNIST's example of a ${digit}`);
-  button.onclick = () => { clear(); example = bytes(MODEL.examples[digit]); update(); };
+  button.onclick = () => { clear(); example = bytes(MODEL.examples[digit]); };
   return row;
 });
 

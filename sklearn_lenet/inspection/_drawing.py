@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from .._arrays import on_host
 from .._classifier import LeNetClassifier
 from .._images import infer_image_shape, is_square_colour
+from .._parameters import is_image_shape
 from .._validation import as_array
 
 # Told apart by the colour-blind (Okabe and Ito, 2008); the markers, by those who print in greys
@@ -79,14 +80,9 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
 
 def check_image_shape(image_shape: Any, X: Any) -> None:
     """Refuse a user's shape of images that is none, or not that of the rows of `X`."""
-    is_shape = (
-        isinstance(image_shape, tuple | list)
-        and len(image_shape) in (2, 3)
-        and all(isinstance(length, int | np.integer) and length > 0 for length in image_shape)
-    )
     shape = np.shape(X)
     n_features = shape[1] if len(shape) == 2 else None
-    if not is_shape or n_features not in (None, prod(image_shape)):
+    if not is_image_shape(image_shape) or n_features not in (None, prod(image_shape)):
         raise ValueError(
             "image_shape must be (H, W) or (C, H, W), positive integers with the number of "
             f"features of X, {n_features}, as their product. Got {image_shape!r} instead."
